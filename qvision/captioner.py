@@ -7,7 +7,7 @@ __all__ = ['CaptionerConfig', 'CaptionerOutput', 'Captioner', 'generate', 'capti
            'load_extras', 'from_pretrained', 'captioner_config', 'set_special_tokens', 'from_backbones',
            'tiny_captioner']
 
-# %% ../nbs/12_captioner.ipynb #7544d38a
+# %% ../nbs/12_captioner.ipynb #92815ad3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,31 +20,33 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput
 
 from .config import get_decoding, get_preset, resolve_backbone
-from .features import load_images
 from .encoder import Encoder, weights_checksum
-from .qformer import LateFusion, make_bridge
+from .features import load_images
+from .fusion import make_fusion
+from .qformer import make_bridge
 from .tokens import add_markers, train_tokenizer
 
-# %% ../nbs/12_captioner.ipynb #f7ee483f
+# %% ../nbs/12_captioner.ipynb #cb5b3c00
 class CaptionerConfig(PreTrainedConfig):
     "Sizes and choices of a captioner; `vision_config` and `text_config` are the backbones' own configurations."
     model_type = 'qvision'
     sub_configs = dict(vision_config=AutoConfig, text_config=AutoConfig)
 
     def __init__(self, vision_config=None, text_config=None, bridge='qformer', num_queries=64, bridge_layers=2, bridge_heads=8, dropout=.1,
-                 unused_query_proj=False, train_projection=True, freeze_embedding=True, caption_length=20, encoder_name='', decoder_name='', **kwargs):
+                 unused_query_proj=False, fusion='late', train_projection=True, freeze_embedding=True, caption_length=20, encoder_name='', decoder_name='', **kwargs):
         as_config = lambda c, default: default() if c is None else AutoConfig.for_model(**c) if isinstance(c, dict) else c
         self.vision_config, self.text_config = as_config(vision_config, CLIPVisionConfig), as_config(text_config, GPTNeoConfig)
         self.bridge, self.num_queries, self.bridge_layers, self.bridge_heads, self.dropout = bridge, num_queries, bridge_layers, bridge_heads, dropout
+        self.fusion = fusion
         self.unused_query_proj, self.train_projection, self.freeze_embedding = unused_query_proj, train_projection, freeze_embedding
         self.caption_length, self.encoder_name, self.decoder_name = caption_length, encoder_name, decoder_name
         kwargs.pop('tie_word_embeddings', None)
         super().__init__(tie_word_embeddings=getattr(self.text_config, 'tie_word_embeddings', True), **kwargs)
 
     @property
-    def width(self): return self.text_config.hidden_size # D
+    def width(self): return getattr(self.text_config, 'word_embed_proj_dim', None) or self.text_config.hidden_size # D; OPT may leave its blocks at another width
 
-# %% ../nbs/12_captioner.ipynb #6e7641d6
+# %% ../nbs/12_captioner.ipynb #5a367c0a
 @dataclass
 class CaptionerOutput(ModelOutput):
     "What `Captioner.forward` gives; attentions are there with `output_attentions=True`, one per layer and head."
@@ -58,7 +60,7 @@ class CaptionerOutput(ModelOutput):
     cross_attentions:tuple=None        # (B,heads,1+Q,P)
     fusion_attentions:Tensor=None      # (B,heads,T,1+Q)
 
-# %% ../nbs/12_captioner.ipynb #6c1063af
+# %% ../nbs/12_captioner.ipynb #9ce2a7f1
 class Captioner(PreTrainedModel, GenerationMixin):
     "A compact captioner: frozen vision tower → bridge → partly frozen language model with late fusion."
     config_class = CaptionerConfig
@@ -72,8 +74,8 @@ class Captioner(PreTrainedModel, GenerationMixin):
         D = config.width
         self.encoder = Encoder(config.vision_config, D)
         self.bridge = make_bridge(config.bridge, D, config.num_queries, config.bridge_layers, config.bridge_heads, config.dropout, config.unused_query_proj)
-        self.fusion = LateFusion(D, config.bridge_heads, config.dropout)
         self.decoder = AutoModelForCausalLM.from_config(config.text_config)
+        self.fusion = make_fusion(config.fusion, D, config.bridge_heads, config.dropout, config.text_config.num_hidden_layers)
         self.tokenizer = self.image_processor = None
         self.post_init()
 
@@ -116,16 +118,16 @@ class Captioner(PreTrainedModel, GenerationMixin):
         if visual_kv is None:
             seen = self.see(pixel_values, patch_features, output_attentions)
             visual_kv = self.fusion.keys_values(seen['visual_tokens'])
-        text = self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=bool(use_cache))
-        states, fusion_attentions = self.fusion(text.last_hidden_state, visual_kv, output_attentions)
+        states, cache, fusion_attentions = self.fusion.read(self.decoder.base_model, input_ids, attention_mask, visual_kv, past_key_values, bool(use_cache), output_attentions)
         logits = self.get_output_embeddings()(states)
+        if labels is not None and attention_mask is not None: labels = labels.masked_fill(attention_mask == 0, -100) # padding is never learnt
         loss = None if labels is None else self.loss_function(logits, labels, self.config.text_config.vocab_size, num_items_in_batch=kwargs.get('num_items_in_batch'))
         seen['bridge_states'] = seen.pop('hidden_states', None)
-        return CaptionerOutput(loss=loss, logits=logits, past_key_values=text.past_key_values if use_cache else None, fusion_attentions=fusion_attentions, **seen)
+        return CaptionerOutput(loss=loss, logits=logits, past_key_values=cache if use_cache else None, fusion_attentions=fusion_attentions, **seen)
 
     loss_function = staticmethod(ForCausalLMLoss) # shifts, ignores -100, and counts tokens over accumulated batches
 
-# %% ../nbs/12_captioner.ipynb #b91be48f
+# %% ../nbs/12_captioner.ipynb #baead3c2
 @torch.no_grad()
 def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
              patch_features:Tensor=None,               # (B,P,Dv) instead
@@ -141,7 +143,7 @@ def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
 
 Captioner.generate = generate
 
-# %% ../nbs/12_captioner.ipynb #ac8815bf
+# %% ../nbs/12_captioner.ipynb #e67fb35a
 def caption_features(self:Captioner, patch_features:Tensor, # (N,P,Dv)
                      decoding:str='greedy', batch_size:int=64, **overrides)->list[str]:
     "Captions for cached features."
@@ -160,7 +162,7 @@ def caption(self:Captioner, images, # one or a list of: path, PIL image, array (
 
 Captioner.caption_features, Captioner.caption = caption_features, caption
 
-# %% ../nbs/12_captioner.ipynb #5a0837b5
+# %% ../nbs/12_captioner.ipynb #a45363d5
 def save_pretrained(self:Captioner, folder, **kwargs):
     "One folder: configuration, weights (tied ones once), tokenizer, image processor."
     PreTrainedModel.save_pretrained(self, folder, **kwargs)
@@ -183,12 +185,12 @@ def from_pretrained(cls, name, *args, **kwargs)->Captioner:
 Captioner.save_pretrained, Captioner.from_pretrained = save_pretrained, classmethod(from_pretrained)
 AutoConfig.register('qvision', CaptionerConfig); AutoModel.register(CaptionerConfig, Captioner)
 
-# %% ../nbs/12_captioner.ipynb #7fc29da5
+# %% ../nbs/12_captioner.ipynb #bea83a13
 def captioner_config(preset, vision_config, text_config)->CaptionerConfig:
     "The configuration that a preset makes of two backbones."
     vision = vision_config if preset.keep_text_tower else getattr(vision_config, 'vision_config', vision_config)
     return CaptionerConfig(vision, text_config, encoder_name=preset.encoder, decoder_name=preset.decoder,
-                           **{k: getattr(preset, k) for k in ('bridge', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj', 'train_projection',
+                           **{k: getattr(preset, k) for k in ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj', 'train_projection',
                                                               'freeze_embedding', 'caption_length')})
 
 def set_special_tokens(model:Captioner, bos:int, eos:int, pad:int)->Captioner:
@@ -214,7 +216,7 @@ def from_backbones(cls, preset='mini', # a name or a Preset
 
 Captioner.from_backbones = classmethod(from_backbones)
 
-# %% ../nbs/12_captioner.ipynb #1e2f3331
+# %% ../nbs/12_captioner.ipynb #5f1df003
 def tiny_captioner(seed:int=0, dropout:float=0., width:int=32, layers:int=4, bridge:str='qformer', **kwargs)->Captioner:
     "A random captioner of a few thousand parameters: 32 px images, 4 patches, a byte-level tokenizer."
     torch.manual_seed(seed)

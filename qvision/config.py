@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BRIDGES', 'presets', 'decodings', 'Phase', 'Preset', 'get_preset', 'get_decoding', 'resolve_backbone']
 
-# %% ../nbs/00_config.ipynb #b45ddf4c
+# %% ../nbs/00_config.ipynb #cc31d025
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-# %% ../nbs/00_config.ipynb #28ced8f5
+# %% ../nbs/00_config.ipynb #9f757c68
 @dataclass(frozen=True)
 class Phase:
     "How one phase trains."
@@ -29,7 +29,7 @@ class Phase:
         for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'max_grad_norm'):
             if getattr(self, name) <= 0: raise ValueError(f'{name} must be above 0, not {getattr(self, name)}')
 
-# %% ../nbs/00_config.ipynb #754fcd40
+# %% ../nbs/00_config.ipynb #0d04da6b
 BRIDGES = ('qformer', 'mlp', 'linear')
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Preset:
     image_size:int                  # pixels
     num_queries:int=64              # Q
     bridge:str='qformer'            # one of BRIDGES
+    fusion:str='late'               # 'late', 'prefix' or 'interleaved'
     bridge_layers:int=2
     bridge_heads:int=8
     dropout:float=.1
@@ -55,7 +56,7 @@ class Preset:
     def __post_init__(self):
         if self.bridge not in BRIDGES: raise ValueError(f'bridge is one of {", ".join(BRIDGES)}, not {self.bridge!r}')
 
-# %% ../nbs/00_config.ipynb #aa0a8529
+# %% ../nbs/00_config.ipynb #a478fcab
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
 _CLIP, _GPT_NEO = 'openai/clip-vit-base-patch32', 'xhyi/PT_GPTNEO350_ATG'
 presets = {p.name: p for p in (
@@ -70,7 +71,7 @@ def get_preset(name:str, **overrides)->Preset:
     if name not in presets: raise ValueError(f'there is no preset {name!r}: {", ".join(presets)}')
     return replace(presets[name], **overrides)
 
-# %% ../nbs/00_config.ipynb #d00b8794
+# %% ../nbs/00_config.ipynb #444bce97
 decodings = dict(greedy=dict(do_sample=False, num_beams=1), beam=dict(do_sample=False, num_beams=5),
                  published=dict(do_sample=True, temperature=.6, top_k=40, top_p=.9, repetition_penalty=1.8, min_new_tokens=5, max_new_tokens=30))
 
@@ -79,7 +80,7 @@ def get_decoding(name:str, **overrides)->dict: # keyword arguments of `generate`
     if name not in decodings: raise ValueError(f'there is no decoding {name!r}: {", ".join(decodings)}')
     return decodings[name] | overrides
 
-# %% ../nbs/00_config.ipynb #d33bc5d1
+# %% ../nbs/00_config.ipynb #e72092a4
 def resolve_backbone(name:str)->str: # a folder that exists, or a hub id
     "Where to load a backbone from; a missing folder is an error that says what to put there."
     if name.startswith('package:'):
