@@ -1,0 +1,39 @@
+"What the tests share: the repository, a small embedded data set, tiny backbones, and a place for runs outside the repository."
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.update(TOKENIZERS_PARALLELISM='false', HF_HUB_OFFLINE='1', CI='true')
+
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+
+@pytest.fixture(scope='session')
+def minicoco(tmp_path_factory):
+    "A small embedded data set."
+    from qvision.minicoco import write_minicoco
+    return write_minicoco(tmp_path_factory.mktemp('data')/'minicoco', splits=dict(train2017=60, val2017=24), workers=1, progress=False)
+
+
+@pytest.fixture(scope='session')
+def workplace(tmp_path_factory):
+    "An environment in which runs and caches stay out of the repository."
+    folder = tmp_path_factory.mktemp('work')
+    return os.environ | dict(QVISION_EXPERIMENTS=str(folder/'experiments'), QVISION_CACHE=str(folder/'cache'))
+
+
+@pytest.fixture(scope='session')
+def qvision(workplace):
+    "The command line, from a given folder: `qvision('run', 'train', cwd=…)`."
+    command = str(Path(sys.executable).parent/'qvision')
+    def call(*args, cwd, check=True):
+        done = subprocess.run([command, *map(str, args)], cwd=cwd, env=workplace, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+    return call

@@ -1,0 +1,49 @@
+"The command line, from outside the repository."
+import json
+
+from PIL import Image
+
+from qvision.captioner import tiny_captioner
+
+
+def test_help_is_complete(qvision, tmp_path):
+    out = qvision('--help', cwd=tmp_path).stdout
+    for command in ('data', 'run', 'runs', 'caption', 'params', 'import-multimodel'): assert command in out
+
+
+def test_params_are_the_published_integers(qvision, tmp_path):
+    rows = {r['component']: r for r in json.loads(qvision('params', '--preset', 'reference', '--json', cwd=tmp_path).stdout)}
+    assert rows['Total'] == dict(component='Total', total=574061314, trainable=306561025, share=0.534)
+    assert '218,408,961' in qvision('params', '--ratio', '0.7', cwd=tmp_path).stdout
+    assert '268,781,569' in qvision('params', '--ratio', '0.5', '--markdown', cwd=tmp_path).stdout
+
+
+def test_data_check(qvision, minicoco, tmp_path):
+    assert '60 images, 300 captions' in qvision('data', 'check', minicoco, cwd=tmp_path).stdout
+    broken = tmp_path/'broken'; (broken/'annotations').mkdir(parents=True)
+    (broken/'annotations/captions_val2017.json').write_text('{"images": []')
+    done = qvision('data', 'check', broken, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and 'is not JSON' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_caption_skips_what_is_not_an_image(qvision, tmp_path):
+    tiny_captioner().save_pretrained(tmp_path/'model')
+    (tmp_path/'images').mkdir(); Image.effect_noise((50, 40), 60).save(tmp_path/'images/a.png'); (tmp_path/'images/b.jpg').write_text('no image')
+    done = qvision('caption', tmp_path/'images', '--model', tmp_path/'model', '--json', cwd=tmp_path, check=False)
+    assert done.returncode == 1 and 'b.jpg' in done.stderr
+    assert [r['image'].rsplit('/', 1)[1] for r in json.loads(done.stdout)] == ['a.png']
+    assert qvision('caption', tmp_path/'images/a.png', '--model', tmp_path/'model', cwd=tmp_path).stdout.startswith(str(tmp_path/'images/a.png'))
+
+
+def test_shipped_captioner_captions_a_drawing(qvision, tmp_path):
+    from random import Random
+    from qvision.scenes import Object, Scene, paint
+    paint(Scene('beach', [[Object('boat', 'red', 'large', 60, 26, 44)]]), Random(0))[0].save(tmp_path/'boat.png')
+    said = qvision('caption', tmp_path/'boat.png', cwd=tmp_path).stdout
+    assert 'boat' in said and 'red' in said
+
+
+def test_errors_are_one_line(qvision, tmp_path):
+    for args in (('runs', 'show', 'nothing'), ('run', 'nothing'), ('params', '--preset', 'minni'), ('import-multimodel', tmp_path, tmp_path/'out'), ('caption', 'x.png', '--model', './none')):
+        done = qvision(*args, cwd=tmp_path, check=False)
+        assert done.returncode == 1 and 'Traceback' not in done.stderr and done.stderr.startswith('qvision: '), (args, done.stderr)

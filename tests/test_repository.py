@@ -1,0 +1,75 @@
+"What must hold of the repository itself: exports in step, notebooks clean, README current, nothing large."
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def notebooks(root): return sorted((root/'nbs').glob('*.ipynb'))
+def code(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
+def source(cell): return ''.join(cell['source'])
+
+
+def test_package_is_what_the_notebooks_export(root, tmp_path):
+    from nbdev.export import nb_export
+    for path in notebooks(root):
+        if '#| default_exp' in path.read_text(): nb_export(path, lib_path=tmp_path)
+    exported = {p.name for p in tmp_path.glob('*.py')}
+    assert exported >= {'captioner.py', 'minicoco.py', 'cli.py'}
+    for name in exported: assert (tmp_path/name).read_text() == (root/'qvision'/name).read_text(), f'qvision/{name} is out of step: nbdev_export'
+    assert {p.name for p in (root/'qvision').glob('*.py')} - {'__init__.py', '_modidx.py'} == exported
+
+
+def test_each_experiment_has_one_parameters_cell(root):
+    for path in notebooks(root):
+        nb = json.loads(path.read_text())
+        if path.stem[0].isdigit() or path.stem == 'index': continue
+        assert sum('parameters' in c['metadata'].get('tags', []) for c in code(nb)) == 1, path.name
+
+
+def test_notebooks_are_clean_and_begin_with_a_title(root):
+    for path in notebooks(root):
+        nb = json.loads(path.read_text())
+        first = ''.join(nb['cells'][0]['source'])
+        assert first.startswith('# ') and '\n> ' in first, path.name
+        assert path.stat().st_size < 2_000_000, path.name
+        for cell in code(nb):
+            assert not any(o['output_type'] == 'error' for o in cell['outputs']), f'{path.name} stores an error'
+            assert cell['execution_count'] is None, f'{path.name} is not clean: nbdev_clean'
+
+
+def test_parameters_cells_name_the_dataclasses_fields(root):
+    from dataclasses import fields
+    from qvision.evaluation import EvaluateParameters
+    from qvision.pretraining import PretrainParameters
+    from qvision.training import TrainParameters
+    for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters).items():
+        nb = json.loads((root/f'nbs/{name}.ipynb').read_text())
+        cell = next(c for c in code(nb) if 'parameters' in c['metadata'].get('tags', []))
+        assert re.findall(r'^(\w+) =', source(cell), re.M) == [f.name for f in fields(cls)], name
+
+
+def test_floors_import_downwards(root):
+    order = {json.loads(p.read_text())['cells'][1]['source'][0].split()[-1]: p.stem for p in notebooks(root) if '#| default_exp' in p.read_text()}
+    for module, stem in order.items():
+        text = (root/f'qvision/{module}.py').read_text()
+        for used in re.findall(r'^from \.(\w+) import', text, re.M): assert order[used][0] <= stem[0], f'{module} imports {used} from a floor above'
+
+
+def test_shipped_weights_are_small(root):
+    assert 0 < sum(f.stat().st_size for f in (root/'qvision/weights').rglob('*') if f.is_file()) <= 8_500_000
+    assert sum(f.stat().st_size for f in (root/'qvision/weights').rglob('*.safetensors')) <= 8_000_000
+
+
+def test_readme_is_current(root):
+    done = subprocess.run([sys.executable, str(root/'tools/make_readme.py'), '--check'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('command', ['make experiment', 'make test'])
+def test_readme_names_the_commands(root, command): assert command in (root/'README.md').read_text()
+
+
+def test_ci_calls_the_readmes_test_command(root): assert 'make test' in (root/'.ci/run').read_text()
