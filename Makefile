@@ -1,7 +1,8 @@
 # qvision: `make experiment` trains both phases and evaluates them, `make test` passes the tests.
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup experiment test test-slow readme docs clean
@@ -10,14 +11,13 @@ setup: $(STAMP)
 
 # Made again only when what is to be installed has changed.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/nbdev_install_hooks
+	git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/nbdev_install_hooks || echo 'not a git checkout: no notebook hooks installed'
 	touch $@
 
 experiment: setup
-	tools/experiment.sh
+	BIN=$(BIN) tools/experiment.sh
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
@@ -32,4 +32,4 @@ docs: setup
 	$(BIN)/python tools/build_docs.py
 
 clean:
-	rm -rf .venv _proc _docs build dist *.egg-info .pytest_cache data/minicoco data/pretrain
+	rm -rf $(VENV) _docs build dist *.egg-info .pytest_cache data/minicoco data/pretrain

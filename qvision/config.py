@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BRIDGES', 'presets', 'decodings', 'Phase', 'Preset', 'get_preset', 'get_decoding', 'resolve_backbone']
 
-# %% ../nbs/00_config.ipynb #cc31d025
+# %% ../nbs/00_config.ipynb #0db8631a
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-# %% ../nbs/00_config.ipynb #9f757c68
+# %% ../nbs/00_config.ipynb #1fe8a1cc
 @dataclass(frozen=True)
 class Phase:
     "How one phase trains."
@@ -29,7 +29,7 @@ class Phase:
         for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'max_grad_norm'):
             if getattr(self, name) <= 0: raise ValueError(f'{name} must be above 0, not {getattr(self, name)}')
 
-# %% ../nbs/00_config.ipynb #0d04da6b
+# %% ../nbs/00_config.ipynb #ee061924
 BRIDGES = ('qformer', 'mlp', 'linear')
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Preset:
     def __post_init__(self):
         if self.bridge not in BRIDGES: raise ValueError(f'bridge is one of {", ".join(BRIDGES)}, not {self.bridge!r}')
 
-# %% ../nbs/00_config.ipynb #a478fcab
+# %% ../nbs/00_config.ipynb #504e67de
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
 _CLIP, _GPT_NEO = 'openai/clip-vit-base-patch32', 'xhyi/PT_GPTNEO350_ATG'
 presets = {p.name: p for p in (
@@ -64,14 +64,14 @@ presets = {p.name: p for p in (
            all_captions=False, phases=_PUBLISHED),
     Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED),
     Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, freeze_embedding=False,
-           phases={1: Phase(.7, 2e-3, 64, 4, accumulation=1), 2: Phase(.5, 1e-3, 64, 4, accumulation=1)}))}
+           phases={1: Phase(.7, 2e-3, 64, 2, accumulation=1), 2: Phase(.5, 1e-3, 64, 2, accumulation=1)}))}
 
 def get_preset(name:str, **overrides)->Preset:
     "A preset by name, with some fields replaced."
     if name not in presets: raise ValueError(f'there is no preset {name!r}: {", ".join(presets)}')
     return replace(presets[name], **overrides)
 
-# %% ../nbs/00_config.ipynb #444bce97
+# %% ../nbs/00_config.ipynb #e1b0903b
 decodings = dict(greedy=dict(do_sample=False, num_beams=1), beam=dict(do_sample=False, num_beams=5),
                  published=dict(do_sample=True, temperature=.6, top_k=40, top_p=.9, repetition_penalty=1.8, min_new_tokens=5, max_new_tokens=30))
 
@@ -80,7 +80,7 @@ def get_decoding(name:str, **overrides)->dict: # keyword arguments of `generate`
     if name not in decodings: raise ValueError(f'there is no decoding {name!r}: {", ".join(decodings)}')
     return decodings[name] | overrides
 
-# %% ../nbs/00_config.ipynb #e72092a4
+# %% ../nbs/00_config.ipynb #35d6a635
 def resolve_backbone(name:str)->str: # a folder that exists, or a hub id
     "Where to load a backbone from; a missing folder is an error that says what to put there."
     if name.startswith('package:'):

@@ -73,3 +73,10 @@ def test_readme_names_the_commands(root, command): assert command in (root/'READ
 
 
 def test_ci_calls_the_readmes_test_command(root): assert 'make test' in (root/'.ci/run').read_text()
+
+
+def test_readmes_python_runs(root, tmp_path):
+    "The five lines caption an image."
+    code_block = re.search(r'```python\n(.+?)```', (root/'README.md').read_text(), re.S)[1]
+    done = subprocess.run([sys.executable, '-c', code_block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.split()) > 3, done.stderr[-2000:]

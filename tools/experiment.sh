@@ -2,7 +2,7 @@
 # Both training phases and the evaluation of each, archived in experiments/. Names carry the time, so that it can be run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-qvision=.venv/bin/qvision
+qvision=${BIN:-.venv/bin}/qvision
 stamp=${RUN_STAMP:-$(date +%Y%m%d-%H%M%S)}
 [ -f data/minicoco/SHA256SUMS ] || $qvision data minicoco data/minicoco
 $qvision run train -p phase 1 -p name "phase1-$stamp"
