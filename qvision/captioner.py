@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CaptionerConfig', 'CaptionerOutput', 'Captioner', 'generate', 'caption_features', 'caption', 'captioner_config',
-           'set_special_tokens', 'load_backbones', 'open_backbone', 'from_backbones', 'save_pretrained', 'load_extras',
-           'load_partial', 'from_pretrained', 'tiny_captioner']
+           'set_special_tokens', 'load_backbones', 'open_backbone', 'from_backbones', 'cast', 'save_pretrained',
+           'load_extras', 'load_partial', 'from_pretrained', 'tiny_captioner']
 
-# %% ../nbs/12_captioner.ipynb #161b8d53
+# %% ../nbs/12_captioner.ipynb #6e0c1477
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .fusion import make_fusion
 from .qformer import make_bridge
 from .tokens import add_markers, train_tokenizer
 
-# %% ../nbs/12_captioner.ipynb #d1ad56e4
+# %% ../nbs/12_captioner.ipynb #4600e828
 class CaptionerConfig(PreTrainedConfig):
     "Sizes and choices of a captioner; `vision_config` and `text_config` are the backbones' own configurations."
     model_type = 'qvision'
@@ -48,7 +48,7 @@ class CaptionerConfig(PreTrainedConfig):
     @property
     def width(self): return getattr(self.text_config, 'word_embed_proj_dim', None) or self.text_config.hidden_size # D; OPT may leave its blocks at another width
 
-# %% ../nbs/12_captioner.ipynb #65cb7790
+# %% ../nbs/12_captioner.ipynb #38317684
 @dataclass
 class CaptionerOutput(ModelOutput):
     "What `Captioner.forward` gives; attentions are there with `output_attentions=True`, one per layer and head."
@@ -62,7 +62,7 @@ class CaptionerOutput(ModelOutput):
     cross_attentions:tuple=None        # (B,heads,1+Q,P)
     fusion_attentions:Tensor=None      # (B,heads,T,1+Q)
 
-# %% ../nbs/12_captioner.ipynb #62559289
+# %% ../nbs/12_captioner.ipynb #0a48d6dd
 class Captioner(PreTrainedModel, GenerationMixin):
     "A compact captioner: frozen vision tower → bridge → partly frozen language model with late fusion."
     config_class = CaptionerConfig
@@ -129,7 +129,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
     loss_function = staticmethod(ForCausalLMLoss) # shifts, ignores -100, and counts tokens over accumulated batches
 
-# %% ../nbs/12_captioner.ipynb #940e5560
+# %% ../nbs/12_captioner.ipynb #f37b13a4
 @torch.no_grad()
 def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
              patch_features:Tensor=None,               # (B,P,Dv) instead
@@ -145,7 +145,7 @@ def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
 
 Captioner.generate = generate
 
-# %% ../nbs/12_captioner.ipynb #9689c8f9
+# %% ../nbs/12_captioner.ipynb #77dca6ac
 def caption_features(self:Captioner, patch_features:Tensor, # (N,P,Dv)
                      decoding:str='greedy', batch_size:int=64, **overrides)->list[str]:
     "Captions for cached features."
@@ -164,10 +164,11 @@ def caption(self:Captioner, images, # one or a list of: path, PIL image, array (
 
 Captioner.caption_features, Captioner.caption = caption_features, caption
 
-# %% ../nbs/12_captioner.ipynb #37ee48f5
+# %% ../nbs/12_captioner.ipynb #9041060c
 def captioner_config(preset, vision_config, text_config)->CaptionerConfig:
     "The configuration that a preset makes of two backbones."
     vision = vision_config if preset.keep_text_tower else getattr(vision_config, 'vision_config', vision_config)
+    vision._name_or_path = text_config._name_or_path = '' # a folder of this machine means nothing elsewhere; the preset's names are kept
     return CaptionerConfig(vision, text_config, encoder_name=preset.encoder, decoder_name=preset.decoder,
                            **{k: getattr(preset, k) for k in ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj', 'train_projection',
                                                               'freeze_embedding', 'caption_length')})
@@ -210,7 +211,7 @@ def from_backbones(cls, preset='mini', # a name or a Preset
 
 Captioner.from_backbones = classmethod(from_backbones)
 
-# %% ../nbs/12_captioner.ipynb #3b308267
+# %% ../nbs/12_captioner.ipynb #21d10b3c
 def _pretrained_parts(config, dtype=torch.float32)->Captioner:
     "A captioner of this configuration with its backbones' pretrained weights."
     tower = open_backbone(AutoModel, config.encoder_name, dtype)
@@ -218,6 +219,11 @@ def _pretrained_parts(config, dtype=torch.float32)->Captioner:
     if lm.config.vocab_size < config.text_config.vocab_size:
         torch_state = torch.get_rng_state(); torch.manual_seed(0); lm.resize_token_embeddings(config.text_config.vocab_size); torch.set_rng_state(torch_state)
     return load_backbones(Captioner(config).to(dtype), tower, lm)
+
+def cast(state:dict, dtype)->dict:
+    "A state dictionary in another type; what shares memory goes on sharing it, so that tied weights are stored once."
+    done = {}
+    return {k: done.setdefault((v.data_ptr(), v.shape), v.to(dtype) if v.is_floating_point() else v) for k, v in state.items()}
 
 def _checksums(model): return dict(encoder=weights_checksum(model.encoder.model), decoder=weights_checksum(model.decoder))
 
@@ -230,14 +236,14 @@ def save_pretrained(self:Captioner, folder,
     if trainable_only:
         fresh = _pretrained_parts(self.config).to(self.device); known = fresh.state_dict()
         state = {k: v for k, v in state.items() if not k.startswith(('encoder.model.', 'decoder.')) or not torch.equal(v, known[k].to(v.dtype))}
-    if dtype: state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    if dtype: state = cast(state, dtype)
     kept, self.config.backbones = self.config.backbones, _checksums(fresh) if trainable_only else None
     try: PreTrainedModel.save_pretrained(self, folder, state_dict=state, **kwargs)
     finally: self.config.backbones = kept
     for part in (self.tokenizer, self.image_processor):
         if part is not None: part.save_pretrained(folder)
 
-# %% ../nbs/12_captioner.ipynb #03291851
+# %% ../nbs/12_captioner.ipynb #a125ae6a
 def load_extras(model:Captioner, name:str)->Captioner:
     "Attach the tokenizer and the image processor of a saved captioner, where it has them."
     has = lambda f: (Path(name)/f).is_file() if Path(name).is_dir() else True
@@ -265,7 +271,7 @@ def from_pretrained(cls, name, *args, **kwargs)->Captioner:
 Captioner.save_pretrained, Captioner.from_pretrained = save_pretrained, classmethod(from_pretrained)
 AutoConfig.register('qvision', CaptionerConfig); AutoModel.register(CaptionerConfig, Captioner)
 
-# %% ../nbs/12_captioner.ipynb #f23db824
+# %% ../nbs/12_captioner.ipynb #d2204174
 def tiny_captioner(seed:int=0, dropout:float=0., width:int=32, layers:int=4, bridge:str='qformer', **kwargs)->Captioner:
     "A random captioner of a few thousand parameters: 32 px images, 4 patches, a byte-level tokenizer."
     torch.manual_seed(seed)

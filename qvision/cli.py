@@ -7,7 +7,7 @@ __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'quiet_d
            'data_check', 'runs', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run', 'image_files',
            'default_model', 'caption', 'params', 'import_multimodel', 'main']
 
-# %% ../nbs/41_cli.ipynb #ed3c207b
+# %% ../nbs/41_cli.ipynb #66c0e135
 import json
 import os
 import sys
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-# %% ../nbs/41_cli.ipynb #e4d32450
+# %% ../nbs/41_cli.ipynb #b281d512
 app = typer.Typer(help='A compact image captioner, trained, measured and explained in notebooks.', no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help='Make, fetch and check data sets.', no_args_is_help=True)
 runs_app = typer.Typer(help='The archive of runs.', invoke_without_command=True)
@@ -28,7 +28,7 @@ Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]
 
 def quiet_default(quiet:bool)->bool: return quiet or bool(os.environ.get('CI'))
 
-# %% ../nbs/41_cli.ipynb #c3230082
+# %% ../nbs/41_cli.ipynb #c2ec0b6d
 @data_app.command('minicoco')
 def data_minicoco(root:Annotated[Path, typer.Argument(help='Folder to write to.')]=Path('data/minicoco'), seed:int=0, workers:int=2,
                   cooccurrence:Annotated[float, typer.Option(help='Share of objects that belong to their backdrop.')]=.85, quiet:Quiet=False):
@@ -50,7 +50,7 @@ def data_check(root:Annotated[Path, typer.Argument(help='Folder in COCO layout.'
     for report in reports: console.print(str(report), markup=False, highlight=False)
     if strict and not all(r.ok for r in reports): raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #267da7a1
+# %% ../nbs/41_cli.ipynb #6e1b9819
 def _headline(run)->str:
     "The figures that matter most of a run."
     m = run.metrics
@@ -84,7 +84,7 @@ def runs_compare(a:str, b:str):
     for k, x, y in compare(get_run(a), get_run(b)): table.add_row(k, str(x), str(y))
     console.print(table)
 
-# %% ../nbs/41_cli.ipynb #c8649c75
+# %% ../nbs/41_cli.ipynb #75e1df5f
 def _parameters(pairs:list)->dict:
     "`-p name value` pairs as papermill's `-p` takes them, and `-p name=value`."
     out, rest = {}, list(pairs or [])
@@ -104,7 +104,7 @@ def join_pairs(args:list[str])->list[str]:
         else: out.append(args[i]); i += 1
     return out
 
-# %% ../nbs/41_cli.ipynb #9cb923f7
+# %% ../nbs/41_cli.ipynb #8ad8dace
 def execute(notebook:str, params:dict, resume:bool=False, quiet:bool=False)->Path: # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     import papermill
@@ -121,7 +121,7 @@ def execute(notebook:str, params:dict, resume:bool=False, quiet:bool=False)->Pat
     if (folder/'run.json').exists() and not resume: raise ValueError(f'there is a run {params["name"]!r} already: name another (-p name NAME) or go on with it (--resume)')
     folder.mkdir(parents=True, exist_ok=True)
     out = folder/f'{notebook}.ipynb'
-    try: papermill.execute_notebook(str(source), str(out), parameters=params | (dict(resume=True) if resume else {}), kernel_name='python3', cwd=str(Path.cwd()),
+    try: papermill.execute_notebook(os.path.relpath(source), os.path.relpath(out), parameters=params | (dict(resume=True) if resume else {}), kernel_name='python3', cwd=str(Path.cwd()),
                                     progress_bar=False, log_output=False, stdout_file=None if quiet else sys.stdout, stderr_file=None if quiet else sys.stderr)
     except papermill.PapermillExecutionError as e:
         if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
@@ -143,7 +143,7 @@ def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: 
     out = execute(notebook, _parameters(p), resume, quiet)
     console.print(f'archived in {out.parent}')
 
-# %% ../nbs/41_cli.ipynb #b110198e
+# %% ../nbs/41_cli.ipynb #92d88388
 def image_files(paths:list[Path])->list[Path]:
     "Files as given, and the images in folders, sorted."
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
@@ -187,7 +187,7 @@ def caption(images:Annotated[list[Path], typer.Argument(help='Image files or fol
     if not files: errors.print('no images found'); skipped = 1
     if skipped: raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #59e5833f
+# %% ../nbs/41_cli.ipynb #84156247
 @app.command('params')
 def params(preset:Annotated[str, typer.Option(help='mini, base or reference.')]='reference', ratio:Annotated[Optional[float], typer.Option(help='Share of the decoder that is frozen; the published table has 0.4.')]=None,
            run:Annotated[str, typer.Option(help='The table of a run instead.')]='', as_json:Annotated[bool, typer.Option('--json')]=False, markdown:bool=False):
@@ -205,7 +205,7 @@ def import_multimodel(source:Annotated[str, typer.Argument(help='Folder with con
     convert(source, out, clip, gpt)
     console.print(f'written: {out}')
 
-# %% ../nbs/41_cli.ipynb #1d4c6c88
+# %% ../nbs/41_cli.ipynb #e1192b35
 def main():
     "Entry point: errors in one line, unless --debug."
     args = join_pairs(sys.argv[1:]); debug = '--debug' in args
