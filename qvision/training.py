@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'TrainParameters', 'training_arguments', 'train_phase']
 
-# %% ../nbs/20_training.ipynb #f5242e8b
+# %% ../nbs/20_training.ipynb #cbe67577
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from .config import Phase, Preset, get_preset
 from .freezing import apply_phase
 from .tokens import encode_captions
 
-# %% ../nbs/20_training.ipynb #446d3c22
+# %% ../nbs/20_training.ipynb #b79065ac
 class CaptionDataset(torch.utils.data.Dataset):
     "Image features from the cache with one caption each."
     def __init__(self, data,                # a CocoData
@@ -38,7 +38,7 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return self.rows[i], self.ids[i]
 
-# %% ../nbs/20_training.ipynb #03038730
+# %% ../nbs/20_training.ipynb #39055c15
 class Collate:
     "Batches of what `Captioner.forward` takes; padding is ignored by the loss."
     def __init__(self, dataset:CaptionDataset, pad_token_id:int): self.features, self.pad = dataset.cache.features, pad_token_id
@@ -50,7 +50,7 @@ class Collate:
         return dict(patch_features=torch.from_numpy(np.stack([self.features[r] for r in rows]).astype(np.float32)), input_ids=input_ids,
                     attention_mask=keep.long(), labels=input_ids.masked_fill(~keep, -100))
 
-# %% ../nbs/20_training.ipynb #19870c90
+# %% ../nbs/20_training.ipynb #0eb9d5fa
 class Reports(TrainerCallback):
     "Progress every `every` seconds; after each epoch the validation loss and sample captions."
     def __init__(self, model:Captioner, validation=None, # batches with labels
@@ -84,7 +84,7 @@ def validation_loss(model, batches)->float:
     losses = [(model(**b).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
     return sum(l*n for l, n in losses)/sum(n for _, n in losses)
 
-# %% ../nbs/20_training.ipynb #26c7f321
+# %% ../nbs/20_training.ipynb #e096aa35
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
@@ -123,14 +123,14 @@ class TrainParameters:
         phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'precision')))
         return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
 
-# %% ../nbs/20_training.ipynb #541684a9
-def training_arguments(phase:Phase, folder, max_steps:int=0, seed:int=0, save_steps:int=200)->TrainingArguments:
+# %% ../nbs/20_training.ipynb #d9cc6c18
+def training_arguments(phase:Phase, folder, max_steps:int=0, seed:int=0, save_steps:int=200, log_steps:int=20)->TrainingArguments:
     "A phase in transformers' words: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
     return TrainingArguments(
         output_dir=str(folder), num_train_epochs=phase.epochs, max_steps=max_steps or -1, per_device_train_batch_size=phase.batch_size,
         gradient_accumulation_steps=phase.accumulation, learning_rate=phase.learning_rate, weight_decay=phase.weight_decay, max_grad_norm=phase.max_grad_norm,
         lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=dict(min_lr=min(phase.min_learning_rate, phase.learning_rate)), bf16=phase.precision == 'bf16',
-        use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=20, save_steps=save_steps, save_total_limit=1, report_to='none',
+        use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=log_steps, save_steps=save_steps, save_total_limit=1, report_to='none',
         remove_unused_columns=False, label_names=['labels'], disable_tqdm=True)
 
 def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
@@ -141,8 +141,9 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     "Freeze what the phase freezes and train the rest in place; `resume` continues from the newest checkpoint in `folder`."
     set_seed(seed)
     apply_phase(model, phase.ratio)
+    steps = max_steps or phase.epochs*-(-len(dataset)//(phase.batch_size*phase.accumulation))
     newest = get_last_checkpoint(folder) if resume and Path(folder).is_dir() else None
-    trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps), train_dataset=dataset, data_collator=Collate(dataset, model.tokenizer.pad_token_id),
+    trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset, data_collator=Collate(dataset, model.tokenizer.pad_token_id),
                       callbacks=[*([reports] if reports else []), *callbacks])
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=newest)
