@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'quiet_default', 'data_minicoco', 'data_coco',
-           'data_check', 'runs', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run', 'image_files',
-           'default_model', 'caption', 'params', 'import_multimodel', 'main']
+           'data_check', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run',
+           'image_files', 'default_model', 'caption', 'params', 'import_multimodel', 'main']
 
-# %% ../nbs/41_cli.ipynb #66c0e135
+# %% ../nbs/41_cli.ipynb #a4024236
 import json
 import os
 import sys
@@ -16,19 +16,19 @@ from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-# %% ../nbs/41_cli.ipynb #b281d512
+# %% ../nbs/41_cli.ipynb #7a6f1867
 app = typer.Typer(help='A compact image captioner, trained, measured and explained in notebooks.', no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help='Make, fetch and check data sets.', no_args_is_help=True)
 runs_app = typer.Typer(help='The archive of runs.', invoke_without_command=True)
 app.add_typer(data_app, name='data'); app.add_typer(runs_app, name='runs')
-console, errors = Console(), Console(stderr=True)
+console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True) # a pipe has no width of its own
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]
 
 def quiet_default(quiet:bool)->bool: return quiet or bool(os.environ.get('CI'))
 
-# %% ../nbs/41_cli.ipynb #c2ec0b6d
+# %% ../nbs/41_cli.ipynb #75e075f2
 @data_app.command('minicoco')
 def data_minicoco(root:Annotated[Path, typer.Argument(help='Folder to write to.')]=Path('data/minicoco'), seed:int=0, workers:int=2,
                   cooccurrence:Annotated[float, typer.Option(help='Share of objects that belong to their backdrop.')]=.85, quiet:Quiet=False):
@@ -37,10 +37,11 @@ def data_minicoco(root:Annotated[Path, typer.Argument(help='Folder to write to.'
     console.print(f'written: {write_minicoco(root, seed, cooccurrence=cooccurrence, workers=workers, progress=not quiet_default(quiet))}')
 
 @data_app.command('coco')
-def data_coco(root:Annotated[Path, typer.Argument(help='Folder to write to.')]=Path('data/coco'), quiet:Quiet=False):
-    "Download COCO 2017 and unpack it (20 GB; interrupted, it continues). Example: qvision data coco data/coco"
+def data_coco(root:Annotated[Path, typer.Argument(help='Folder to write to.')]=Path('data/coco'),
+              split:Annotated[list[str], typer.Option(help='Images to fetch; may be repeated.')]=['train2017', 'val2017'], quiet:Quiet=False):
+    "Download COCO 2017 and unpack it (20 GB; interrupted, it continues). Example: qvision data coco data/coco --split val2017"
     from qvision.download import download_coco
-    console.print(f'complete: {download_coco(root, progress=not quiet_default(quiet))}')
+    console.print(f'complete: {download_coco(root, split, progress=not quiet_default(quiet))}')
 
 @data_app.command('check')
 def data_check(root:Annotated[Path, typer.Argument(help='Folder in COCO layout.')], strict:Annotated[bool, typer.Option(help='Exit with 1 if anything is broken.')]=False, quiet:Quiet=False):
@@ -50,7 +51,7 @@ def data_check(root:Annotated[Path, typer.Argument(help='Folder in COCO layout.'
     for report in reports: console.print(str(report), markup=False, highlight=False)
     if strict and not all(r.ok for r in reports): raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #6e1b9819
+# %% ../nbs/41_cli.ipynb #03a76188
 def _headline(run)->str:
     "The figures that matter most of a run."
     m = run.metrics
@@ -61,9 +62,13 @@ def _headline(run)->str:
 @runs_app.callback()
 def runs(context:typer.Context):
     "List the archived runs. Example: qvision runs"
-    if context.invoked_subcommand: return
+    if not context.invoked_subcommand: runs_list()
+
+@runs_app.command('list')
+def runs_list():
+    "List the archived runs, as `qvision runs` does."
     from qvision.runs import list_runs
-    table = Table('run', 'kind', 'status', 'parent', 'seconds', 'result')
+    table = Table(*(Column(c, overflow='fold') for c in ('run', 'kind', 'status', 'parent', 'seconds', 'result')))
     for run in list_runs(): table.add_row(run.name, run.info['kind'], run.status, run.info['parent'], f'{run.info.get("seconds", 0):.0f}', _headline(run))
     console.print(table)
 
@@ -84,7 +89,7 @@ def runs_compare(a:str, b:str):
     for k, x, y in compare(get_run(a), get_run(b)): table.add_row(k, str(x), str(y))
     console.print(table)
 
-# %% ../nbs/41_cli.ipynb #75e1df5f
+# %% ../nbs/41_cli.ipynb #b2cbe7ed
 def _parameters(pairs:list)->dict:
     "`-p name value` pairs as papermill's `-p` takes them, and `-p name=value`."
     out, rest = {}, list(pairs or [])
@@ -104,20 +109,19 @@ def join_pairs(args:list[str])->list[str]:
         else: out.append(args[i]); i += 1
     return out
 
-# %% ../nbs/41_cli.ipynb #8ad8dace
+# %% ../nbs/41_cli.ipynb #e2e41057
 def execute(notebook:str, params:dict, resume:bool=False, quiet:bool=False)->Path: # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     import papermill
-    from datetime import datetime
-    from qvision.runs import experiments_root, project_root, start_run, unfinished_run
+    from qvision.runs import new_name, project_root, run_folder, unfinished_run
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file(): raise FileNotFoundError(f'{source} is missing: run this inside the repository; its experiments are nbs/*.ipynb')
     if resume and 'name' not in params:
         same = {k: int(v) for k, v in params.items() if k == 'phase'}
         if not (stopped := unfinished_run(notebook, **same)): raise ValueError(f'no unfinished {notebook} run to resume')
         params['name'] = stopped.name
-    params.setdefault('name', f'{notebook}-{datetime.now():%Y%m%d-%H%M%S}')
-    folder = experiments_root()/params['name']
+    params.setdefault('name', new_name(notebook))
+    folder = run_folder(params['name'])
     if (folder/'run.json').exists() and not resume: raise ValueError(f'there is a run {params["name"]!r} already: name another (-p name NAME) or go on with it (--resume)')
     folder.mkdir(parents=True, exist_ok=True)
     out = folder/f'{notebook}.ipynb'
@@ -138,12 +142,13 @@ def _archive_failure(notebook, params, error):
 @app.command('run')
 def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: a notebook in nbs/.')],
         p:Annotated[Optional[list[str]], typer.Option('-p', '--parameter', help='NAME VALUE, any number of times.')]=None,
+        name:Annotated[str, typer.Option(help='Name of the run; kind and time without it.')]='',
         resume:Annotated[bool, typer.Option(help='Go on with the newest unfinished run, or with -p name NAME.')]=False, quiet:Quiet=False):
     "Run an experiment notebook and archive it. Example: qvision run train -p phase 2"
-    out = execute(notebook, _parameters(p), resume, quiet)
+    out = execute(notebook, _parameters(p) | (dict(name=name) if name else {}), resume, quiet)
     console.print(f'archived in {out.parent}')
 
-# %% ../nbs/41_cli.ipynb #92d88388
+# %% ../nbs/41_cli.ipynb #ada99f7b
 def image_files(paths:list[Path])->list[Path]:
     "Files as given, and the images in folders, sorted."
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
@@ -151,32 +156,39 @@ def image_files(paths:list[Path])->list[Path]:
 
 def default_model(run:str='')->str:
     "The model of a run, of the newest finished training run that has one here, or the one that ships."
+    from qvision.config import resolve_backbone
     from qvision.runs import get_run, list_runs
     if run:
         found = get_run(run)
         if not (found.model/'config.json').is_file(): raise FileNotFoundError(f'run {run!r} has no model on this machine: checkpoints are not in git; make it again with: {found.info["command"]}')
         return str(found.model)
     trained = [r for r in list_runs(kind='train') if r.status == 'done' and (r.model/'config.json').is_file()]
-    return str(trained[-1].model) if trained else 'package:captioner'
+    if trained: return str(trained[-1].model)
+    try: resolve_backbone('package:captioner')
+    except FileNotFoundError: raise FileNotFoundError('there is no captioner yet: `qvision run train` makes one, --model FOLDER names one') from None
+    return 'package:captioner'
 
 @app.command('caption')
 def caption(images:Annotated[list[Path], typer.Argument(help='Image files or folders.')], run:Annotated[str, typer.Option(help='A training run.')]='',
             model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]='', as_json:Annotated[bool, typer.Option('--json', help='One JSON list.')]=False,
             decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', batch_size:int=32, quiet:Quiet=False):
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
+    from PIL import Image
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
     from qvision.config import get_decoding
     from qvision.features import open_rgb
     get_decoding(decoding)
-    captioner = Captioner.from_pretrained(model or default_model(run))
+    chosen = model or default_model(run)
+    captioner = Captioner.from_pretrained(chosen)
+    if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
     files, rows, skipped = image_files(images), [], 0
     bar = tqdm(total=len(files), disable=quiet_default(quiet), unit='image', delay=2, file=sys.stderr)
     for start in range(0, len(files), batch_size):
         opened = []
         for f in files[start:start + batch_size]:
             try: opened.append((f, open_rgb(f)))
-            except (OSError, ValueError, SyntaxError) as e: skipped += 1; errors.print(f'skipped {f}: {"no such file" if not f.exists() else "not a readable image"} ({type(e).__name__})', highlight=False, soft_wrap=True)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: skipped += 1; errors.print(f'skipped {f}: {"no such file" if not f.exists() else "not a readable image"} ({type(e).__name__})', highlight=False, soft_wrap=True)
         if opened:
             for (f, _), text in zip(opened, captioner.caption([im for _, im in opened], decoding, batch_size)):
                 rows.append(dict(image=str(f), caption=text))
@@ -187,7 +199,7 @@ def caption(images:Annotated[list[Path], typer.Argument(help='Image files or fol
     if not files: errors.print('no images found'); skipped = 1
     if skipped: raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #84156247
+# %% ../nbs/41_cli.ipynb #59987475
 @app.command('params')
 def params(preset:Annotated[str, typer.Option(help='mini, base or reference.')]='reference', ratio:Annotated[Optional[float], typer.Option(help='Share of the decoder that is frozen; the published table has 0.4.')]=None,
            run:Annotated[str, typer.Option(help='The table of a run instead.')]='', as_json:Annotated[bool, typer.Option('--json')]=False, markdown:bool=False):
@@ -205,7 +217,7 @@ def import_multimodel(source:Annotated[str, typer.Argument(help='Folder with con
     convert(source, out, clip, gpt)
     console.print(f'written: {out}')
 
-# %% ../nbs/41_cli.ipynb #e1192b35
+# %% ../nbs/41_cli.ipynb #24c1c111
 def main():
     "Entry point: errors in one line, unless --debug."
     args = join_pairs(sys.argv[1:]); debug = '--debug' in args
@@ -213,4 +225,4 @@ def main():
     try: app()
     except (ValueError, OSError, RuntimeError, KeyError) as e:
         if debug: raise
-        errors.print(f'qvision: {e}', style='red', highlight=False, markup=False, soft_wrap=True); sys.exit(1)
+        errors.print(f'qvision: {e.args[0] if isinstance(e, KeyError) and e.args else e}', style='red', highlight=False, markup=False, soft_wrap=True); sys.exit(1)

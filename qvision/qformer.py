@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Attention', 'feed_forward', 'QFormerLayer', 'QFormer', 'PlainBridge', 'make_bridge', 'LateFusion']
 
-# %% ../nbs/11_qformer.ipynb #1cf85f81
+# %% ../nbs/11_qformer.ipynb #579d5900
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../nbs/11_qformer.ipynb #a272dad3
+# %% ../nbs/11_qformer.ipynb #f01a70cc
 class Attention(nn.Module):
     "Multi-head scaled dot-product attention (Vaswani et al. 2017)."
     def __init__(self, width:int, heads:int, dropout:float=.1):
@@ -34,13 +34,13 @@ class Attention(nn.Module):
         "Attend from `x`."
         q, (k, v), weights = self._split(self.q_proj(x)), keys_values.unbind(1), None
         p = self.dropout if self.training else 0.
-        if need_weights:
+        if need_weights or (x.device.type == 'cpu' and torch.is_grad_enabled()): # the fused kernel's backward is slower on a CPU
             weights = (q @ k.transpose(-2, -1)/q.shape[-1]**.5).softmax(-1)
             out = F.dropout(weights, p) @ v
         else: out = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
-        return self.out_proj(out.transpose(-3, -2).flatten(-2)), weights
+        return self.out_proj(out.transpose(-3, -2).flatten(-2)), weights if need_weights else None
 
-# %% ../nbs/11_qformer.ipynb #8985d4a9
+# %% ../nbs/11_qformer.ipynb #f45de70c
 def feed_forward(width:int, dropout:float)->nn.Sequential:
     "D → 4D → D with GELU."
     return nn.Sequential(nn.Linear(width, 4*width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4*width, width), nn.Dropout(dropout))
@@ -65,7 +65,7 @@ class QFormerLayer(nn.Module):
         out, seen = self.cross_attention(self.norms[2](x), self.cross_attention.keys_values(image_keys, image_values), need_weights); x = x + out
         return x + self.cross_ffn(self.norms[3](x)), own, seen
 
-# %% ../nbs/11_qformer.ipynb #91670970
+# %% ../nbs/11_qformer.ipynb #b7d3df25
 class QFormer(nn.Module):
     "Global token and queries, refined against the image."
     def __init__(self, width:int, num_queries:int, layers:int=2, heads:int=8, dropout:float=.1, unused_query_proj:bool=False):
@@ -80,7 +80,7 @@ class QFormer(nn.Module):
                 need_weights:bool=False,
                )->dict:                      # visual_tokens (B,1+Q,D) global token first; hidden_states, self_attentions, cross_attentions: one per layer
         "Refine the global and query tokens against the image."
-        x = torch.cat((self.global_token, self.query_tokens), 1).expand(len(image_features), -1, -1)
+        x = torch.cat((self.global_token, self.query_tokens), 1).expand(image_features.shape[0], -1, -1)
         keys, values = self.key_proj(image_features), self.value_proj(image_features)
         states, own, seen = [x], [], []
         for layer in self.layers:
@@ -88,7 +88,7 @@ class QFormer(nn.Module):
             states.append(x); own.append(a); seen.append(b)
         return dict(visual_tokens=x, hidden_states=tuple(states)) | (dict(self_attentions=tuple(own), cross_attentions=tuple(seen)) if need_weights else {})
 
-# %% ../nbs/11_qformer.ipynb #f9eb48bc
+# %% ../nbs/11_qformer.ipynb #54116b74
 class PlainBridge(nn.Module):
     "Patch by patch: one visual token a patch, through `net`."
     def __init__(self, net:nn.Module):
@@ -106,7 +106,7 @@ def make_bridge(name:str,        # 'qformer', 'mlp' or 'linear'
     if name == 'linear': return PlainBridge(nn.Linear(width, width))
     raise ValueError(f'bridge is one of qformer, mlp, linear, not {name!r}')
 
-# %% ../nbs/11_qformer.ipynb #a2790efc
+# %% ../nbs/11_qformer.ipynb #d8ff4d5d
 class LateFusion(nn.Module):
     "Text states attend to the visual tokens."
     def __init__(self, width:int, heads:int=8, dropout:float=.1):

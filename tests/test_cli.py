@@ -43,6 +43,32 @@ def test_shipped_captioner_captions_a_drawing(qvision, tmp_path):
     assert 'boat' in said and 'red' in said
 
 
+def test_runs_list_is_runs(qvision, tmp_path):
+    assert qvision('runs', 'list', cwd=tmp_path).stdout == qvision('runs', cwd=tmp_path).stdout
+
+
+def test_caption_says_whose_captions_they_are(qvision, tmp_path):
+    tiny_captioner().save_pretrained(tmp_path/'model'); Image.new('RGB', (40, 40)).save(tmp_path/'a.png')
+    said = qvision('caption', 'a.png', '--model', tmp_path/'model', cwd=tmp_path)
+    assert str(tmp_path/'model') in said.stderr and not qvision('caption', 'a.png', '--model', tmp_path/'model', '--quiet', cwd=tmp_path).stderr.count('captioner:')
+
+
+def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch):
+    from qvision.cli import default_model
+    from qvision.runs import start_run
+    from qvision.training import TrainParameters
+    monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
+    for name, end in (('old', 'finish'), ('new', 'finish'), ('broken', 'fail')):
+        run = start_run('train', TrainParameters(), name); run.model.mkdir(); (run.model/'config.json').write_text('{}')
+        run.update(started_at=run.info['started_at'] + len(list(tmp_path.iterdir()))); getattr(run, end)(dict() if end == 'finish' else ValueError('x'))
+    assert default_model() == str(tmp_path/'new/model') and default_model('old') == str(tmp_path/'old/model')
+
+
+def test_a_name_cannot_leave_the_archive(qvision, root, workplace, tmp_path):
+    done = qvision('run', 'train', '--name', '../outside', cwd=root, check=False)
+    assert done.returncode == 1 and 'letters, digits' in done.stderr and not (root/'outside').exists()
+
+
 def test_errors_are_one_line(qvision, tmp_path):
     for args in (('runs', 'show', 'nothing'), ('run', 'nothing'), ('params', '--preset', 'minni'), ('import-multimodel', tmp_path, tmp_path/'out'), ('caption', 'x.png', '--model', './none')):
         done = qvision(*args, cwd=tmp_path, check=False)

@@ -76,6 +76,21 @@ def test_a_failed_run_says_so(qvision, root, workplace, tmp_path):
     assert taken.returncode == 1 and '--resume' in taken.stderr
 
 
+def test_a_failure_under_papermill_keeps_its_notebook(root, workplace, tmp_path):
+    "The archive has the notebook with the error in it, though papermill wrote elsewhere."
+    out = tmp_path/'OUT.ipynb'
+    done = subprocess.run([sys.executable, '-m', 'papermill', 'nbs/train.ipynb', str(out), '-p', 'data', str(tmp_path), '-p', 'name', 'failed', '-p', 'quiet', 'true'], cwd=root, env=workplace, capture_output=True, text=True)
+    info = json.loads((archive(workplace, 'failed')/'run.json').read_text())
+    assert done.returncode and info['status'] == 'failed' and info['notebook'].endswith('OUT.ipynb')
+    assert any(o['output_type'] == 'error' for c in json.loads((archive(workplace, 'failed')/'train.ipynb').read_text())['cells'] for o in c.get('outputs', []))
+
+
+def test_run_json_records_what_a_run_must(phase1, workplace):
+    info = json.loads((archive(workplace, 'one')/'run.json').read_text())
+    assert info.keys() >= {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb', 'command', 'tolerance', 'notebook', 'status'}
+    assert '-p max_steps 12' in info['command'] and '-p name' not in info['command'] and metrics(workplace, 'one')['parameters']['Total']['total'] > 0
+
+
 def test_pretrain_quick(qvision, root, minicoco, workplace, tmp_path):
     qvision('run', 'pretrain', '-p', 'quick', 'true', '-p', 'out', tmp_path/'weights', '-p', 'work', tmp_path/'work', '-p', 'probe_data', minicoco, '-p', 'name', 'quick', cwd=root)
     assert 0 <= metrics(workplace, 'quick')['probe']['pretrained']['category'] <= 1 and (tmp_path/'weights/clip/model.safetensors').is_file()

@@ -25,6 +25,28 @@ def test_package_is_what_the_notebooks_export(root, tmp_path):
     for name in after: assert before[name] == after[name], f'qvision/{name} is out of step: nbdev_export'
 
 
+def test_nbdev_clean_changes_nothing(root, tmp_path):
+    shutil.copytree(root/'nbs', tmp_path/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints')); shutil.copy(root/'settings.ini', tmp_path)
+    subprocess.run([str(Path(sys.executable).parent/'nbdev_clean'), '--fname', 'nbs'], cwd=tmp_path, check=True)
+    for path in notebooks(tmp_path): assert path.read_bytes() == (root/'nbs'/path.name).read_bytes(), f'{path.name} is not clean: nbdev_clean'
+
+
+def test_requirements_are_said_once(root):
+    "settings.ini repeats pyproject.toml's ranges for nbdev; constraints.txt has an exact version inside each range, and names no place to get it from."
+    import tomllib
+    from configparser import ConfigParser
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    project = tomllib.loads((root/'pyproject.toml').read_text())['project']
+    settings = ConfigParser(interpolation=None); settings.read(root/'settings.ini')
+    assert settings['DEFAULT']['requirements'].split() == project['dependencies'] and settings['DEFAULT']['dev_requirements'].split() == project['optional-dependencies']['dev']
+    lines = (root/'constraints.txt').read_text().split()
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines) and 'torch==2.13.0' in lines
+    pinned = {canonicalize_name(name): version for name, version in (line.split('==') for line in lines)}
+    for r in map(Requirement, project['dependencies'] + project['optional-dependencies']['dev']):
+        if r.name not in ('setuptools', 'wheel'): assert r.specifier.contains(pinned[canonicalize_name(r.name)]), r
+
+
 def test_each_experiment_has_one_parameters_cell(root):
     for path in notebooks(root):
         nb = json.loads(path.read_text())
