@@ -7,7 +7,7 @@ __all__ = ['FILES', 'CaptionerConfig', 'CaptionerOutput', 'Captioner', 'generate
            'captioner_config', 'set_special_tokens', 'tower_state', 'load_backbones', 'open_part', 'from_backbones',
            'cast', 'save_pretrained', 'load_extras', 'from_pretrained', 'tiny_captioner']
 
-# %% ../nbs/12_captioner.ipynb #d8b2e299
+# %% ../nbs/12_captioner.ipynb #360da21f
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from .fusion import make_fusion
 from .qformer import make_bridge
 from .tokens import add_markers, train_tokenizer
 
-# %% ../nbs/12_captioner.ipynb #089a3a18
+# %% ../nbs/12_captioner.ipynb #ae36486f
 class CaptionerConfig(PreTrainedConfig):
     "Sizes and choices of a captioner; `vision_config` and `text_config` are the backbones' own configurations."
     model_type = 'qvision'
@@ -47,7 +47,7 @@ class CaptionerConfig(PreTrainedConfig):
     @property
     def width(self): return getattr(self.text_config, 'word_embed_proj_dim', None) or self.text_config.hidden_size # D; OPT may leave its blocks at another width
 
-# %% ../nbs/12_captioner.ipynb #1bef9a27
+# %% ../nbs/12_captioner.ipynb #36c7e8bf
 @dataclass
 class CaptionerOutput(ModelOutput):
     "What `Captioner.forward` gives; attentions are there with `output_attentions=True`, one per layer and head."
@@ -61,7 +61,7 @@ class CaptionerOutput(ModelOutput):
     cross_attentions:tuple=None        # (B,heads,1+Q,P)
     fusion_attentions:Tensor=None      # (B,heads,T,1+Q)
 
-# %% ../nbs/12_captioner.ipynb #d01685e1
+# %% ../nbs/12_captioner.ipynb #086c1af6
 class Captioner(PreTrainedModel, GenerationMixin):
     "A compact captioner: frozen vision tower → bridge → partly frozen language model with late fusion."
     config_class = CaptionerConfig
@@ -135,7 +135,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
 
     loss_function = staticmethod(ForCausalLMLoss) # shifts, ignores -100, and counts tokens over accumulated batches
 
-# %% ../nbs/12_captioner.ipynb #70e38548
+# %% ../nbs/12_captioner.ipynb #1ee7ea07
 @torch.no_grad()
 def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
              patch_features:Tensor=None,               # (B,P,Dv) instead
@@ -151,7 +151,7 @@ def generate(self:Captioner, pixel_values:Tensor=None, # (B,3,H,W)
 
 Captioner.generate = generate
 
-# %% ../nbs/12_captioner.ipynb #25a26171
+# %% ../nbs/12_captioner.ipynb #29830de4
 def caption_features(self:Captioner, patch_features:Tensor, # (N,P,Dv)
                      decoding:str='greedy', batch_size:int=64, **overrides)->list[str]:
     "Captions for cached features."
@@ -170,7 +170,7 @@ def caption(self:Captioner, images, # one or a list of: path, PIL image, array (
 
 Captioner.caption_features, Captioner.caption = caption_features, caption
 
-# %% ../nbs/12_captioner.ipynb #c2284bcf
+# %% ../nbs/12_captioner.ipynb #c8d462f0
 def captioner_config(preset, vision_config, text_config)->CaptionerConfig:
     "The configuration that a preset makes of two backbones."
     vision = vision_config if preset.keep_text_tower else getattr(vision_config, 'vision_config', vision_config)
@@ -198,7 +198,7 @@ def load_backbones(model:Captioner, tower:PreTrainedModel, lm:PreTrainedModel)->
     model.decoder.load_state_dict(lm.state_dict())
     return model
 
-# %% ../nbs/12_captioner.ipynb #dbaeb2b2
+# %% ../nbs/12_captioner.ipynb #dd531758
 FILES = {AutoModel: 'config.json and model.safetensors', AutoModelForCausalLM: 'config.json and model.safetensors', AutoImageProcessor: 'preprocessor_config.json',
          AutoTokenizer: 'tokenizer.json and tokenizer_config.json (or vocab.json and merges.txt)'}
 
@@ -213,7 +213,7 @@ def open_part(auto, name:str, **kwargs): # model, tokenizer or image processor
         f'{FILES[AutoTokenizer]} of a decoder) into ./{name}, or into any folder and name that instead: encoder=FOLDER, decoder=FOLDER')
     raise FileNotFoundError(f'{name}: {auto.__name__} cannot be loaded ({why}). {place}')
 
-# %% ../nbs/12_captioner.ipynb #ee9e8406
+# %% ../nbs/12_captioner.ipynb #3fb26c02
 def from_backbones(cls, preset='mini', # a name or a Preset
                    dtype=torch.float32, **overrides)->Captioner: # overrides of the preset's fields
     "Load the two backbones that a preset names, add <START> and <END>, and put a fresh bridge between them."
@@ -229,7 +229,7 @@ def from_backbones(cls, preset='mini', # a name or a Preset
 
 Captioner.from_backbones = classmethod(from_backbones)
 
-# %% ../nbs/12_captioner.ipynb #4ac8760c
+# %% ../nbs/12_captioner.ipynb #349ceba8
 def cast(state:dict, dtype)->dict:
     "A state dict's floating-point numbers in another type; what shares memory goes on sharing it, so that tied weights are stored once."
     done, out = {}, {}
@@ -257,7 +257,7 @@ def save_pretrained(self:Captioner, folder,
     for part in (self.tokenizer, self.image_processor):
         if part is not None: part.save_pretrained(folder)
 
-# %% ../nbs/12_captioner.ipynb #ac670ff2
+# %% ../nbs/12_captioner.ipynb #3d0de2c3
 def load_extras(model:Captioner, name:str)->Captioner:
     "Attach the tokenizer and the image processor of a saved captioner, where it has them."
     has = lambda f: (Path(name)/f).is_file() if Path(name).is_dir() else True
@@ -277,7 +277,7 @@ def from_pretrained(cls, name, *args, **kwargs)->Captioner:
 Captioner.save_pretrained, Captioner.from_pretrained = save_pretrained, classmethod(from_pretrained)
 AutoConfig.register('qvision', CaptionerConfig); AutoModel.register(CaptionerConfig, Captioner)
 
-# %% ../nbs/12_captioner.ipynb #8c28eb01
+# %% ../nbs/12_captioner.ipynb #94c5e9b7
 def tiny_captioner(seed:int=0, dropout:float=0., width:int=32, layers:int=4, bridge:str='qformer', **kwargs)->Captioner:
     "A random captioner of a few thousand parameters: 32 px images, 4 patches, a byte-level tokenizer."
     torch.manual_seed(seed)

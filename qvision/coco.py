@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'IntegrityReport', 'DataError', 'read_json', 'splits_of', 'safe_path', 'check_image', 'CocoImage',
-           'karpathy_ids', 'CocoData', 'split_images', 'check']
+           'karpathy_ids', 'CocoData', 'split_images', 'open_split', 'check']
 
-# %% ../nbs/01_coco.ipynb #07365496
+# %% ../nbs/01_coco.ipynb #6ae41c80
 import contextlib
 import hashlib
 import io
@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tqdm.auto import tqdm
 
-# %% ../nbs/01_coco.ipynb #9940993c
+# %% ../nbs/01_coco.ipynb #b8db340e
 FAULTS = dict(missing='image file is missing', zero_size='image file is empty', unreadable='not an image', truncated='image ends early',
               outside_folder='file_name leaves the folder', duplicate_ids='id occurs more than once', empty_captions='caption is empty',
               unknown_images='caption or instance of an image that is not listed', without_captions='image has no caption left')
@@ -47,7 +47,7 @@ class IntegrityReport:
 
 class DataError(ValueError): "What is wrong with a data set, and what to do about it."
 
-# %% ../nbs/01_coco.ipynb #75b15bcc
+# %% ../nbs/01_coco.ipynb #6d16e5e3
 def read_json(path:Path, *keys:str)->dict:
     "A JSON file that must have `keys`; errors name the file."
     try: content = json.loads(Path(path).read_text(encoding='utf8'))
@@ -55,7 +55,17 @@ def read_json(path:Path, *keys:str)->dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise DataError(f'{path} is not JSON: {e}') from None
     missing = [k for k in keys if not isinstance(content, dict) or k not in content]
     if missing: raise DataError(f'{path} lacks {", ".join(missing)}: a COCO annotation file has {", ".join(keys)}')
+    for k in keys: _check_records(path, k, content[k])
     return content
+
+_NEEDED = dict(images=('id', 'file_name'), annotations=('image_id',)) # what each record of COCO's annotation files must have
+
+def _check_records(path, name:str, records):
+    if not isinstance(records, list): raise DataError(f'{path}: "{name}" is not a list')
+    for i, r in enumerate(records):
+        lacking = [k for k in _NEEDED[name] if not isinstance(r, dict) or k not in r]
+        if lacking and not (isinstance(r, dict) and 'cocoid' in r): raise DataError(f'{path}: entry {i} of "{name}" lacks {", ".join(lacking)}')
+    if len({type(r.get('id', 0)) for r in records}) > 1: raise DataError(f'{path}: the ids of "{name}" are of several types; COCO has whole numbers')
 
 def splits_of(root)->list[str]:
     "The splits of a folder in COCO layout."
@@ -73,7 +83,7 @@ def _unique(entries, report, what): # the first of each id
         seen.add(e['id']); out.append(e)
     return out
 
-# %% ../nbs/01_coco.ipynb #7e438c72
+# %% ../nbs/01_coco.ipynb #c67632c8
 def safe_path(folder:Path, name)->Path: # None where it leaves the folder
     "The file `name` inside `folder`, or None."
     folder = Path(folder).resolve()
@@ -92,7 +102,7 @@ def check_image(path:Path)->tuple: # (fault or None, sha256 of the content)
     except (OSError, SyntaxError, ValueError): return 'truncated', ''
     return None, hashlib.sha256(content).hexdigest()
 
-# %% ../nbs/01_coco.ipynb #1ffb197a
+# %% ../nbs/01_coco.ipynb #220c22ef
 @dataclass
 class CocoImage:
     "One image with everything that is known of it."
@@ -112,7 +122,7 @@ def karpathy_ids(path, split:str # 'train', 'restval', 'val' or 'test'
     if not found: raise DataError(f'{path} has no split {split!r}: {", ".join(sorted({i["split"] for i in images}))}')
     return found
 
-# %% ../nbs/01_coco.ipynb #894de004
+# %% ../nbs/01_coco.ipynb #5337a8e1
 class CocoData:
     "A split of a folder in COCO layout, images sorted by id."
     def __init__(self, root, split:str='train2017',
@@ -189,7 +199,7 @@ class CocoData:
         return self.coco.annToMask(annotation).astype(bool)
     def has_instances(self)->bool: return hasattr(self, 'coco')
 
-# %% ../nbs/01_coco.ipynb #542f6938
+# %% ../nbs/01_coco.ipynb #bd72cc68
 def split_images(ids, fraction:float, # share of the second part
                  seed:int=0)->tuple:  # two sorted lists of ids
     "Split image ids in two, the same way for the same ids and seed."
@@ -197,7 +207,16 @@ def split_images(ids, fraction:float, # share of the second part
     ids = sorted(set(ids)); picked = set(random.Random(seed).sample(ids, max(1, round(fraction*len(ids)))))
     return [i for i in ids if i not in picked], sorted(picked)
 
-# %% ../nbs/01_coco.ipynb #e5286d39
+# %% ../nbs/01_coco.ipynb #55841a4a
+def open_split(root, split:str,       # a split, or SPLIT/NAME with a Karpathy file
+               karpathy:str='', **kwargs # of CocoData
+              )->CocoData:
+    "A split by the name that experiments use."
+    folder, _, name = split.partition('/')
+    if name and not karpathy: raise DataError(f'split {split} is one of a Karpathy file: name the file with karpathy=dataset_coco.json')
+    return CocoData(root, folder, karpathy=(karpathy, name) if name else None, **kwargs)
+
+# %% ../nbs/01_coco.ipynb #8d65209c
 def check(root, progress:bool=True)->list[IntegrityReport]:
     "A report for each split of a folder."
     splits = splits_of(root)

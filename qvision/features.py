@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cache_folder', 'open_rgb', 'load_images', 'cache_key', 'FeatureCache', 'cached_features']
 
-# %% ../nbs/03_features.ipynb #e77fa3d5
+# %% ../nbs/03_features.ipynb #bb82789d
 import fcntl
 import hashlib
 import json
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-# %% ../nbs/03_features.ipynb #ada5e5d0
+# %% ../nbs/03_features.ipynb #d755f832
 def cache_folder()->Path:
     "`$QVISION_CACHE`, or `.cache/qvision` in the home folder."
     return Path(os.environ.get('QVISION_CACHE') or Path.home()/'.cache/qvision')
@@ -31,6 +31,7 @@ def open_rgb(image # path, PIL image, or array (H,W,3) uint8
     "An RGB image, turned as its EXIF says."
     if isinstance(image, (str, Path)): image = Image.open(image)
     elif not isinstance(image, Image.Image): image = Image.fromarray(np.asarray(image))
+    if image.mode.startswith('I;16'): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) # 16-bit grey, which convert would clip to white
     return ImageOps.exif_transpose(image).convert('RGB')
 
 def load_images(images:list, # paths, PIL images or arrays
@@ -41,7 +42,7 @@ def load_images(images:list, # paths, PIL images or arrays
     one = lambda image: processor(open_rgb(image), return_tensors='pt').pixel_values
     with ThreadPoolExecutor(workers) as pool: return torch.cat(list(pool.map(one, images)))
 
-# %% ../nbs/03_features.ipynb #855752c7
+# %% ../nbs/03_features.ipynb #8433b1ea
 def cache_key(digests:list[str],  # of the images' contents, in order
               processor, weights:str, # checksum of the encoder
               dtype:str='float16')->str:
@@ -49,7 +50,7 @@ def cache_key(digests:list[str],  # of the images' contents, in order
     settings = {k: v for k, v in json.loads(processor.to_json_string()).items() if not k.startswith('_')}
     return hashlib.sha256(json.dumps([digests, settings, weights, dtype], sort_keys=True).encode()).hexdigest()[:32]
 
-# %% ../nbs/03_features.ipynb #ded05237
+# %% ../nbs/03_features.ipynb #0634c898
 @dataclass
 class FeatureCache:
     "Features of a split: `features` (N,P,Dv) memory-mapped, `index` image id -> row."
@@ -59,13 +60,23 @@ class FeatureCache:
     def rows(self, ids)->Tensor: # (B,P,Dv) float32
         return torch.from_numpy(np.stack([self.features[self.index[i]] for i in ids]).astype(np.float32))
 
+def _rows_done(folder:Path)->int:
+    "Rows that are safely there; 0 where the two files are damaged or do not belong together."
+    try: np.load(folder/'features.npy', mmap_mode='r'); return json.loads((folder/'done.json').read_text())['rows']
+    except (OSError, ValueError, KeyError, TypeError): return 0
+
+def _stored(batch:Tensor, dtype:str)->np.ndarray:
+    with np.errstate(over='ignore'): out = batch.detach().float().cpu().numpy().astype(dtype)
+    if not np.isfinite(out).all(): raise ValueError(f"the encoder's features do not fit {dtype}, or are not numbers: try dtype='float32'")
+    return out
+
 def _fill(folder, images, encode, processor, batch_size, dtype, progress):
     done_file, array = folder/'done.json', folder/'features.npy'
-    done = json.loads(done_file.read_text())['rows'] if done_file.exists() else 0
+    done = _rows_done(folder)
     out = np.load(array, mmap_mode='r+') if done else None
     bar = tqdm(total=len(images), initial=done, desc='image features', unit='image', disable=not progress, delay=2, mininterval=2)
     for start in range(done, len(images), batch_size):
-        batch = encode(load_images([i.path for i in images[start:start + batch_size]], processor)).cpu().numpy().astype(dtype)
+        batch = _stored(encode(load_images([i.path for i in images[start:start + batch_size]], processor)), dtype)
         if out is None: out = np.lib.format.open_memmap(array, 'w+', dtype, (len(images), *batch.shape[1:]))
         out[start:start + len(batch)] = batch; out.flush()
         temporary = done_file.with_suffix('.new'); temporary.write_text(json.dumps(dict(rows=start + len(batch)))); temporary.replace(done_file)

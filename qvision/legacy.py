@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'LegacyCheckpoint', 'read_json', 'read_folder', 'read_pth', 
            'is_constant', 'check_tensors', 'read_backbone', 'legacy_config', 'attach_processors', 'load_legacy',
            'import_multimodel', 'export_multimodel']
 
-# %% ../nbs/14_legacy.ipynb #178cd9f4
+# %% ../nbs/14_legacy.ipynb #f7b9946d
 import json
 import pickle
 import re
@@ -26,7 +26,7 @@ from .config import get_preset
 from .freezing import build_meta
 from .tokens import add_markers
 
-# %% ../nbs/14_legacy.ipynb #68e2ce7f
+# %% ../nbs/14_legacy.ipynb #960993f2
 PARTS = ('encoder', 'decoder', 'gpt_decoder')
 
 @dataclass
@@ -41,7 +41,7 @@ class LegacyCheckpoint:
             if not isinstance(self.sizes, dict) or not isinstance(self.sizes.get(name), int) or self.sizes[name] < 1:
                 raise ValueError(f'{self.source}: its configuration must give {name} as a whole number above 0, and is {self.sizes!r}')
 
-# %% ../nbs/14_legacy.ipynb #331e7ca1
+# %% ../nbs/14_legacy.ipynb #fd5a0260
 def read_json(path:Path)->dict:
     "A JSON file; what is wrong with it is said with its name."
     try: return json.loads(Path(path).read_text())
@@ -58,7 +58,7 @@ def read_folder(folder:Path)->LegacyCheckpoint:
         except SafetensorError as e: raise ValueError(f'{path} cannot be read, it may be cut short ({e}): fetch it again') from None
     return LegacyCheckpoint(str(folder), read_json(folder/'config.json'), tensors)
 
-# %% ../nbs/14_legacy.ipynb #1f980c1a
+# %% ../nbs/14_legacy.ipynb #82863f1a
 def read_pth(path:Path)->LegacyCheckpoint:
     "A checkpoint.pth, with the restricted reader alone."
     try: saved = torch.load(path, map_location='cpu', weights_only=True)
@@ -74,7 +74,7 @@ def read_pth(path:Path)->LegacyCheckpoint:
     if odd := [f'{key}: {k}' for key in states.values() for k, v in saved[key].items() if not isinstance(v, Tensor)]: raise ValueError(f'{path}: not a tensor: {", ".join(odd[:20])}')
     return LegacyCheckpoint(str(path), saved['config'], {f'{part}/{k}': v for part, key in states.items() for k, v in saved[key].items()})
 
-# %% ../nbs/14_legacy.ipynb #6f86f1ca
+# %% ../nbs/14_legacy.ipynb #98109997
 def read_legacy(src # folder, .pth file, or hub id
                )->LegacyCheckpoint:
     "A published checkpoint in either layout."
@@ -89,7 +89,7 @@ def read_legacy(src # folder, .pth file, or hub id
                                                  f'{", ".join(f"{p}.safetensors" for p in PARTS)} in a folder and name that') from None
     return read_folder(folder)
 
-# %% ../nbs/14_legacy.ipynb #cc610f05
+# %% ../nbs/14_legacy.ipynb #21d84fa7
 _MINE_TO_THEIRS = [(re.compile(p), r) for p, r in (
     (r'encoder\.model\.(.+)', r'encoder/clip.\1'),
     (r'encoder\.projection\.(.+)', r'encoder/proj.\1'),
@@ -113,7 +113,7 @@ def legacy_name(name:str # of a tensor of a Captioner
     fused = re.fullmatch(r'(decoder/(?:(?:self|cross)_attention_layers\.\d+|decoder_cross_attn)\.)([qkv])_proj\.(weight|bias)', theirs)
     return (f'{fused[1]}in_proj_{fused[3]}', 'qkv'.index(fused[2])) if fused else (theirs, None)
 
-# %% ../nbs/14_legacy.ipynb #c724188a
+# %% ../nbs/14_legacy.ipynb #6a5e269f
 def legacy_layout(model:Captioner)->tuple: # {part/name: shape}, {part/name of a copy: part/name it repeats}
     "The tensors that a published checkpoint of this model has."
     shapes, copies = {}, {}
@@ -134,7 +134,7 @@ def is_constant(name:str, value:Tensor)->bool:
     if re.search(r'h\.\d+\.attn\.attention\.masked_bias$', name): return value.numel() == 1
     return bool(re.search(r'h\.\d+\.attn\.attention\.bias$', name)) and value.ndim == 4 and not value[0, 0].triu(1).any()
 
-# %% ../nbs/14_legacy.ipynb #59f30979
+# %% ../nbs/14_legacy.ipynb #d3bc3250
 def check_tensors(legacy:LegacyCheckpoint, model:Captioner)->None:
     "Raise unless each tensor is there, of its shape, equal to its copies, and none is left over."
     shapes, copies = legacy_layout(model)
@@ -147,7 +147,7 @@ def check_tensors(legacy:LegacyCheckpoint, model:Captioner)->None:
         raise ValueError(f'{legacy.source} does not fit the model that its config.json and the backbones\' configurations describe:\n  ' + '\n  '.join(wrong[:20]) + more
                          + '\nIf the sizes of CLIP or GPT-Neo are wrong, name their configurations (--clip, --gpt).')
 
-# %% ../nbs/14_legacy.ipynb #a6a68e64
+# %% ../nbs/14_legacy.ipynb #898a81f6
 def read_backbone(cls, name, # folder with config.json, such a file, or hub id
                  ): # -> cls
     "A backbone's configuration, of the right kind."
@@ -171,7 +171,7 @@ def legacy_config(legacy:LegacyCheckpoint, clip=None, gpt=None # configurations'
     names = {} if not (clip or gpt) else dict(encoder='', decoder='')
     return captioner_config(get_preset('reference', num_queries=Q, bridge_layers=max(depth, default=0) + 1, image_size=vision.vision_config.image_size, **names), vision, text)
 
-# %% ../nbs/14_legacy.ipynb #c85aae9d
+# %% ../nbs/14_legacy.ipynb #6a1635c1
 def attach_processors(model:Captioner, clip=None, gpt=None)->Captioner:
     "Special tokens; the tokenizer and the image processor of the backbones' folders, or the published preprocessing."
     has = lambda folder, *names: folder and any((Path(folder)/n).is_file() for n in names)
@@ -191,7 +191,7 @@ def load_legacy(legacy:LegacyCheckpoint, clip=None, gpt=None)->Captioner:
     model.load_state_dict({name: take(*legacy_name(name)) for name in model.state_dict()})
     return attach_processors(model, clip, gpt).eval()
 
-# %% ../nbs/14_legacy.ipynb #04522f36
+# %% ../nbs/14_legacy.ipynb #749ed081
 def import_multimodel(src,                # folder of config.json and three safetensors, checkpoint.pth, or hub id
                       out,                # folder to write a qvision checkpoint to
                       clip=None, gpt=None # folders with the backbones' config.json; by default clip/ and gpt/ beside the checkpoint, else the published ones
@@ -204,7 +204,7 @@ def import_multimodel(src,                # folder of config.json and three safe
     model.save_pretrained(Path(out).expanduser())
     return model
 
-# %% ../nbs/14_legacy.ipynb #cf9ed63e
+# %% ../nbs/14_legacy.ipynb #3282df54
 def export_multimodel(model:Captioner, out, # folder
                       pth:bool=False,       # checkpoint.pth instead of the three safetensors
                      )->Path:

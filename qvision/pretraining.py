@@ -7,7 +7,7 @@ __all__ = ['fresh_scenes', 'data_scenes', 'padded_captions', 'clip_config', 'CoC
            'gpt_neo_config', 'CaptionBatches', 'train_resumable', 'patch_cover', 'probe_objects', 'AttentionPool',
            'fit_probe', 'probe', 'patch_encoder', 'PretrainParameters', 'save_half']
 
-# %% ../nbs/22_pretraining.ipynb #a1913de8
+# %% ../nbs/22_pretraining.ipynb #34683c4e
 import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -29,7 +29,7 @@ from .features import open_rgb
 from .minicoco import fresh_example
 from .tokens import encode_captions, train_tokenizer
 
-# %% ../nbs/22_pretraining.ipynb #00e88500
+# %% ../nbs/22_pretraining.ipynb #3de04736
 def _draw(start, n, path, total, seed, easy):
     pixels = np.lib.format.open_memmap(path, mode='r+')
     texts = []
@@ -61,13 +61,13 @@ def data_scenes(data, # a CocoData
     crop = lambda image: ImageOps.fit(open_rgb(image.path), (SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.stack([np.asarray(crop(image)) for image in data.images]), [image.captions for image in data.images]
 
-# %% ../nbs/22_pretraining.ipynb #dd079042
+# %% ../nbs/22_pretraining.ipynb #c7a60bff
 def padded_captions(tokenizer, captions:list[str], length:int=64 # tokens at most
                    )->Tensor: # (B,T) ids, padded
     "`<START> text <END>` for a batch."
     return nn.utils.rnn.pad_sequence([torch.tensor(x) for x in encode_captions(tokenizer, captions, length)], True, tokenizer.pad_token_id)
 
-# %% ../nbs/22_pretraining.ipynb #428b60dc
+# %% ../nbs/22_pretraining.ipynb #fefe028b
 def clip_config(tokenizer, hidden_size:int=160, layers:int=6, text_size:int=64, text_layers:int=2)->CLIPConfig:
     "The stand-in's sizes: a 112 px vision tower with 16 px patches, and a text tower just large enough for captions."
     return CLIPConfig(
@@ -106,7 +106,7 @@ class CoCa(nn.Module):
         captioning = self.head(input_ids=description_ids, encoder_hidden_states=self.norm(seen.last_hidden_state[:, 1:]), labels=labels).loss
         return dict(loss=captioning + self.contrastive*contrastive, captioning=captioning.detach(), contrastive=contrastive.detach())
 
-# %% ../nbs/22_pretraining.ipynb #b1d7398b
+# %% ../nbs/22_pretraining.ipynb #5bba7e62
 def image_processor()->CLIPImageProcessorPil:
     "CLIP's own preprocessing at 112 px."
     return CLIPImageProcessorPil(size=dict(shortest_edge=SIDE), crop_size=dict(height=SIDE, width=SIDE))
@@ -124,7 +124,7 @@ class CoCaBatches:
         long = padded_captions(self.tokenizer, [self.texts[i][0] for i in indices])
         return dict(pixel_values=(x - self.mean)/self.std, caption_ids=captions, description_ids=long, labels=long.masked_fill(long == self.tokenizer.pad_token_id, -100))
 
-# %% ../nbs/22_pretraining.ipynb #b663e158
+# %% ../nbs/22_pretraining.ipynb #a7148096
 def gpt_neo_config(tokenizer, hidden_size:int=96, layers:int=6)->GPTNeoConfig:
     "The stand-in decoder: global and local attention alternate as in GPT-Neo, window 16."
     return GPTNeoConfig(vocab_size=len(tokenizer), hidden_size=hidden_size, num_layers=layers, attention_types=[[['global', 'local'], layers//2]], num_heads=hidden_size//16,
@@ -139,7 +139,7 @@ class CaptionBatches:
         keep = ids != self.tokenizer.pad_token_id
         return dict(input_ids=ids, attention_mask=keep.long(), labels=ids.masked_fill(~keep, -100))
 
-# %% ../nbs/22_pretraining.ipynb #f9131d30
+# %% ../nbs/22_pretraining.ipynb #9cf22be5
 def train_resumable(model:nn.Module, n:int, # examples; the dataset is their indices
                     collate,                # indices -> batch
                     folder:Path,            # checkpoints and the log
@@ -155,7 +155,7 @@ def train_resumable(model:nn.Module, n:int, # examples; the dataset is their ind
     trainer.train(resume_from_checkpoint=newest)
     return [x for x in trainer.state.log_history if 'loss' in x]
 
-# %% ../nbs/22_pretraining.ipynb #10df4bd8
+# %% ../nbs/22_pretraining.ipynb #e0542100
 def patch_cover(mask:np.ndarray, # (H,W) bool
                 grid:int=7,
                )->np.ndarray: # (grid*grid,) share of each patch that the mask covers
@@ -177,7 +177,7 @@ def probe_objects(data, grid:int=7, limit:int=0 # images, 0 for all
             rows.append(row); covers.append(cover); centres.append(centre); categories.append(a['category']); colours.append(a['colour'])
     return np.array(rows), np.array(covers, np.float32), np.array(centres), categories, colours
 
-# %% ../nbs/22_pretraining.ipynb #28184569
+# %% ../nbs/22_pretraining.ipynb #343c4fea
 class AttentionPool(nn.Module):
     "Pools patches inside a mask with learned attention, then classifies linearly."
     def __init__(self, width:int, classes:int):
@@ -206,7 +206,7 @@ def fit_probe(train:tuple, test:tuple, # each (features (N,P,Dv), cover (N,P), l
             optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
     with torch.no_grad(): return float((torch.cat([probe(a.float(), b) for a, b in zip(tx.split(512), tc.split(512))]).argmax(-1) == ty).float().mean())
 
-# %% ../nbs/22_pretraining.ipynb #270dd040
+# %% ../nbs/22_pretraining.ipynb #ecdbfa77
 def probe(train_features, train_data, # (N,P,Dv) in the order of `train_data.images`
           test_features, test_data, limit:int=4000, seed:int=0,
          )->dict: # accuracies, chance, and the number of objects
@@ -224,14 +224,14 @@ def probe(train_features, train_data, # (N,P,Dv) in the order of `train_data.ima
         found[f'{what}_chance'] = float(torch.bincount(labels[1]).max()/len(labels[1]))
     return found | dict(train_objects=len(sides[0][0]), test_objects=len(sides[1][0]))
 
-# %% ../nbs/22_pretraining.ipynb #93894e46
+# %% ../nbs/22_pretraining.ipynb #4af26db7
 def patch_encoder(tower:nn.Module):
     "A tower as the function that the feature cache calls: (B,3,H,W) -> (B,P,Dv)."
     @torch.no_grad()
     def encode(pixel_values): return tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
     return encode
 
-# %% ../nbs/22_pretraining.ipynb #04a1c9d7
+# %% ../nbs/22_pretraining.ipynb #b49982ab
 @dataclass
 class PretrainParameters:
     "Parameters of a pretraining run."
@@ -256,7 +256,7 @@ class PretrainParameters:
         if self.quick: self.scenes, self.steps, self.lm_steps, self.batch_size = min(self.scenes, 128), 6, 6, 16
         if self.quick and not self.out: raise ValueError('a quick run must not replace the shipped weights: say where to put them with -p out FOLDER')
 
-# %% ../nbs/22_pretraining.ipynb #cfde0420
+# %% ../nbs/22_pretraining.ipynb #f5e2e9c2
 def save_half(model, folder:Path, *extras)->None:
     "Save weights in float16 with what belongs to them (tokenizer, image processor)."
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}

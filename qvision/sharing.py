@@ -7,7 +7,7 @@ __all__ = ['NEW_ROWS', 'own_tensors', 'backbone_tensors', 'difference', 'trainab
            'complete', 'markdown_table', 'card_header', 'describe_model', 'describe_run', 'limits', 'write_model_card',
            'ImageProgram', 'WordProgram', 'flat_cache', 'export_captioner']
 
-# %% ../nbs/15_sharing.ipynb #0d3dd602
+# %% ../nbs/15_sharing.ipynb #c9f1e9e2
 import math
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .captioner import Captioner, open_part, tower_state
 from .encoder import weights_checksum
 from .freezing import Row, parameter_table, render_table
 
-# %% ../nbs/15_sharing.ipynb #85b4b5f1
+# %% ../nbs/15_sharing.ipynb #84f7b0f2
 def own_tensors(module:nn.Module, prefix:str='')->dict: # name -> tensor
     "Parameters and buffers of a module, tied ones once."
     first = {}
@@ -38,7 +38,7 @@ def backbone_tensors(model:Captioner)->tuple: # name in the captioner -> tensor 
     sums = {part: dict(name=getattr(c, f'{part}_name'), sha256=weights_checksum(m)) for part, m in (('encoder', holder), ('decoder', lm))}
     return own_tensors(holder, 'encoder.model.') | own_tensors(lm, 'decoder.'), sums
 
-# %% ../nbs/15_sharing.ipynb #45868559
+# %% ../nbs/15_sharing.ipynb #bbbc0d4d
 NEW_ROWS = ':new_rows' # marks what is appended to a backbone's tensor
 
 def difference(value:Tensor, known:Tensor=None # of the backbone
@@ -64,7 +64,7 @@ def save_trainable(model:Captioner, folder,
     model.config.encoder_name, model.config.decoder_name = encoder or model.config.encoder_name, decoder or model.config.decoder_name
     model.save_pretrained(folder, trainable_only=True, dtype=dtype)
 
-# %% ../nbs/15_sharing.ipynb #ea1d10c8
+# %% ../nbs/15_sharing.ipynb #80aa4a6e
 def verify(found:dict, expected:dict, folder):
     "Compare backbones by checksum."
     for part, want in expected.items():
@@ -100,7 +100,7 @@ def complete(cls, config, folder,
     model.generation_config = GenerationConfig.from_pretrained(folder, **hub)
     return model.eval()
 
-# %% ../nbs/15_sharing.ipynb #0f279f86
+# %% ../nbs/15_sharing.ipynb #2c7bc824
 def markdown_table(header:list, rows:list)->str:
     "Rows of cells as a markdown table."
     cell = lambda v: f'{v:.4g}' if isinstance(v, float) else f'{v:,}' if isinstance(v, int) and not isinstance(v, bool) else str(v)
@@ -126,7 +126,7 @@ def describe_model(model:Captioner, run=None)->str:
              ('query tokens', c.num_queries), ('width', c.width), ('image size', f'{vision.image_size} px'), ('vocabulary', c.text_config.vocab_size), ('caption length', f'{c.caption_length} tokens')]
     return '## Model\n\n' + markdown_table(['part', 'is'], facts) + '\n\n## Parameters\n\n' + render_table(rows, 'markdown')
 
-# %% ../nbs/15_sharing.ipynb #84c7ddd0
+# %% ../nbs/15_sharing.ipynb #870fb3cc
 def describe_run(run)->str:
     "Command, machine, data and metrics of one run."
     i, m = run.info, run.metrics
@@ -142,7 +142,7 @@ def describe_run(run)->str:
         parts.append(markdown_table(['captions by', *names], [[who, *(row.get(k, 'missing') for k in names)] for who, row in scores.items()]))
     return '\n\n'.join(parts)
 
-# %% ../nbs/15_sharing.ipynb #6bad1178
+# %% ../nbs/15_sharing.ipynb #104f9838
 def limits(model:Captioner, runs:list)->list[str]:
     "What the model's records say that it cannot do, or that nobody has measured."
     c, out = model.config, [f'Captions end after {model.config.caption_length} tokens; an image is seen as {model.encoder.num_patches} patches.']
@@ -172,7 +172,7 @@ def write_model_card(model:Captioner, folder,
     path = Path(folder)/'README.md'; path.parent.mkdir(parents=True, exist_ok=True); path.write_text('\n\n'.join(parts) + '\n')
     return path
 
-# %% ../nbs/15_sharing.ipynb #97eb817f
+# %% ../nbs/15_sharing.ipynb #12604b1c
 class ImageProgram(nn.Module):
     "Encoder, bridge, and what the text attends to."
     def __init__(self, model:Captioner): super().__init__(); self.encoder, self.bridge, self.fusion = model.encoder, model.bridge, model.fusion
@@ -194,7 +194,7 @@ def flat_cache(cache:DynamicCache)->list[Tensor]:
     "Keys and values, block by block."
     return [x for layer in cache.layers for x in (layer.keys, layer.values)]
 
-# %% ../nbs/15_sharing.ipynb #bd765836
+# %% ../nbs/15_sharing.ipynb #795bc4d9
 @torch.no_grad()
 def export_captioner(model:Captioner, folder)->tuple: # the two exported programs
     "Write image.pt2 and word.pt2; B and T stay free."
