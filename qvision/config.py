@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BRIDGES', 'presets', 'decodings', 'Phase', 'Preset', 'get_preset', 'get_decoding', 'resolve_backbone']
 
-# %% ../nbs/00_config.ipynb #995637ec
+# %% ../nbs/00_config.ipynb #2f943144
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-# %% ../nbs/00_config.ipynb #1748f527
+# %% ../nbs/00_config.ipynb #f1939d38
 @dataclass(frozen=True)
 class Phase:
     "How one phase trains."
@@ -30,7 +30,7 @@ class Phase:
         for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'max_grad_norm'):
             if getattr(self, name) <= 0: raise ValueError(f'{name} must be above 0, not {getattr(self, name)}')
 
-# %% ../nbs/00_config.ipynb #c3022087
+# %% ../nbs/00_config.ipynb #87460305
 BRIDGES = ('qformer', 'mlp', 'linear')
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Preset:
     def __post_init__(self):
         if self.bridge not in BRIDGES: raise ValueError(f'bridge is one of {", ".join(BRIDGES)}, not {self.bridge!r}')
 
-# %% ../nbs/00_config.ipynb #219e53d8
+# %% ../nbs/00_config.ipynb #c41fa48a
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
 _CLIP, _GPT_NEO = 'openai/clip-vit-base-patch32', 'xhyi/PT_GPTNEO350_ATG'
 presets = {p.name: p for p in (
     Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True, train_projection=False, freeze_embedding=False,
            all_captions=False, phases=_PUBLISHED),
     Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED),
-    Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, dropout=0., freeze_embedding=False,
+    Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, freeze_embedding=False,
            phases={1: Phase(.7, 2e-3, 64, 3, accumulation=1, captions_together=5), 2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_together=5)}))}
 
 def get_preset(name:str, **overrides)->Preset:
@@ -72,7 +72,7 @@ def get_preset(name:str, **overrides)->Preset:
     if name not in presets: raise ValueError(f'there is no preset {name!r}: {", ".join(presets)}')
     return replace(presets[name], **overrides)
 
-# %% ../nbs/00_config.ipynb #d0b4add5
+# %% ../nbs/00_config.ipynb #762ee151
 decodings = dict(greedy=dict(do_sample=False, num_beams=1), beam=dict(do_sample=False, num_beams=5),
                  published=dict(do_sample=True, temperature=.6, top_k=40, top_p=.9, repetition_penalty=1.8, min_new_tokens=5, max_new_tokens=30))
 
@@ -81,7 +81,7 @@ def get_decoding(name:str, **overrides)->dict: # keyword arguments of `generate`
     if name not in decodings: raise ValueError(f'there is no decoding {name!r}: {", ".join(decodings)}')
     return decodings[name] | overrides
 
-# %% ../nbs/00_config.ipynb #1ea07cd5
+# %% ../nbs/00_config.ipynb #449c4516
 def resolve_backbone(name:str)->str: # a folder that exists, or a hub id
     "Where to load a backbone from; a missing folder is an error that says what to put there."
     if name.startswith('package:'):

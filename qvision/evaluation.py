@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'has_java', 'ptb_words', 'python_words', 'Scores', 'Missin
            'spice_score', 'score_words', 'score_rounds', 'score', 'rounds_of', 'people_scores', 'leave_one_out',
            'bootstrap', 'paired_difference', 'generate_captions', 'derangement', 'EvaluateParameters']
 
-# %% ../nbs/21_evaluation.ipynb #b5a0c723
+# %% ../nbs/21_evaluation.ipynb #cda73eec
 import contextlib
 import functools
 import io
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from .config import get_decoding
 
-# %% ../nbs/21_evaluation.ipynb #6998435b
+# %% ../nbs/21_evaluation.ipynb #1cc7ad36
 @functools.cache
 def has_java()->bool:
     "Does a Java machine answer?"
@@ -49,7 +49,7 @@ def ptb_words(captions:list[str])->list[str]: # words joined by blanks
     if len(lines) != len(captions): raise RuntimeError(f"the PTB tokenizer made {len(lines)} lines of {len(captions)} captions: tokenizer='python' does without it")
     return [' '.join(w for w in line.rstrip().split(' ') if w not in ptb.PUNCTUATIONS) for line in lines]
 
-# %% ../nbs/21_evaluation.ipynb #ad786f02
+# %% ../nbs/21_evaluation.ipynb #cf4fb2d3
 _AS_PTB = str.maketrans({'’': "'", '‘': "'", '“': '"', '”': '"', '–': ' -- ', '—': ' -- ', '…': '...', '(': ' -lrb- ', ')': ' -rrb- ', '[': ' -lsb- ', ']': ' -rsb- '})
 _PARTS = re.compile(r"\bcan(?=not\b)|\b(?:gon|wan)(?=na\b)|(?<=\w)(?=n't\b)|(?<=\w)(?='(?:s|m|d|re|ve|ll)\b)") # where a word is cut in two
 _WORD = re.compile(r"""-[lr][rs]b-                                               # brackets, as PTB writes them
@@ -63,7 +63,7 @@ def python_words(captions:list[str])->list[str]:
     "What the PTB tokenizer makes of ordinary captions, without Java."
     return [' '.join(_WORD.findall(_PARTS.sub(r'\g<0> ', c.lower().translate(_AS_PTB)))) for c in captions]
 
-# %% ../nbs/21_evaluation.ipynb #77f3ce66
+# %% ../nbs/21_evaluation.ipynb #6c4350e6
 METRICS = ('BLEU', 'ROUGE-L', 'CIDEr', 'METEOR') # SPICE on request: it wants Java 8 and 1 GB of models
 
 @dataclass
@@ -80,7 +80,7 @@ def _compute(scorer, references, candidates):
 
 class Missing(RuntimeError): "Why a metric cannot be computed."
 
-# %% ../nbs/21_evaluation.ipynb #27cd7749
+# %% ../nbs/21_evaluation.ipynb #798b38b4
 @contextlib.contextmanager
 def meteor_process(wanted:bool=True):
     "pycocoevalcap's METEOR, or None where it is not wanted or Java does not answer; its process ends with the block."
@@ -102,7 +102,7 @@ def meteor_score(meteor, references, candidates)->float:
     try: return float(_compute(meteor, clean, candidates)[0])
     except (OSError, ValueError) as e: raise Missing(f"METEOR's Java process has ended: {e}") from None
 
-# %% ../nbs/21_evaluation.ipynb #4daeb0b1
+# %% ../nbs/21_evaluation.ipynb #da4f8e29
 def spice_score(references, candidates)->float:
     "SPICE of the corpus, with temporary files outside the installed package."
     folder = Path(spice.__file__).parent
@@ -116,7 +116,7 @@ def spice_score(references, candidates)->float:
         if done.returncode: raise Missing('its Java program failed (it wants Java 8): ' + (done.stderr.strip().splitlines() or ['no message'])[-1])
         return float(np.mean([item['scores']['All']['f'] for item in json.loads(out.read_text())]))
 
-# %% ../nbs/21_evaluation.ipynb #7ae9c46b
+# %% ../nbs/21_evaluation.ipynb #4b3a9c00
 def score_words(candidates:dict, references:dict, # id -> lists of word strings
                 metrics=METRICS, meteor=None)->tuple: # corpus scores, CIDEr per image, missing
     "pycocoevalcap's metrics on words."
@@ -133,7 +133,7 @@ def score_words(candidates:dict, references:dict, # id -> lists of word strings
         except Missing as e: missing[name] = str(e)
     return corpus, cider, missing
 
-# %% ../nbs/21_evaluation.ipynb #fec19ac6
+# %% ../nbs/21_evaluation.ipynb #cd3cc5b3
 def _choose(tokenizer):
     if tokenizer == 'ptb' and not has_java(): raise ValueError("tokenizer 'ptb' is a Java program, and Java does not answer: 'python' or 'auto' do without")
     return ('ptb' if has_java() else 'python') if tokenizer == 'auto' else tokenizer
@@ -167,7 +167,7 @@ def score(candidates:dict,     # image id -> caption
     if missing := [i for i in candidates if not references.get(i)]: raise ValueError(f'{len(missing)} captions have no reference, the first for image {missing[0]}')
     return score_rounds({'': [(candidates, references)]}, metrics, tokenizer)['']
 
-# %% ../nbs/21_evaluation.ipynb #071a0206
+# %% ../nbs/21_evaluation.ipynb #e92e24a6
 def rounds_of(references:dict, candidates:dict=None)->list: # ({id: caption}, {id: the other captions}) per round; people's own where no candidates are given
     "Leave one caption of each image out at a time."
     n = Counter(min(5, len(r)) for r in references.values()).most_common(1)[0][0]
@@ -183,7 +183,7 @@ def leave_one_out(candidates:dict, references:dict, metrics=METRICS, tokenizer:s
     "A model's captions against the references that people are scored against."
     return score_rounds({'': rounds_of({i: references[i] for i in candidates}, candidates)}, metrics, tokenizer)['']
 
-# %% ../nbs/21_evaluation.ipynb #97045a72
+# %% ../nbs/21_evaluation.ipynb #10bdcddc
 def bootstrap(values,          # per image; or the differences of two systems
               n:int=1000, seed:int=0)->tuple[float, float]: # the 95 % interval of the mean
     "Percentile bootstrap over images."
@@ -196,7 +196,7 @@ def paired_difference(a:Scores, b:Scores)->tuple: # mean, (low, high)
     d = [a.cider[i] - b.cider[i] for i in a.cider if i in b.cider]
     return float(np.mean(d)), bootstrap(d)
 
-# %% ../nbs/21_evaluation.ipynb #2de6a59b
+# %% ../nbs/21_evaluation.ipynb #80e6b969
 def generate_captions(model,            # a Captioner
                       cache,            # FeatureCache
                       ids:list, decoding:str='greedy', batch_size:int=128, features_of:dict=None, # image id -> id of the image whose features are used
@@ -217,7 +217,7 @@ def derangement(ids:list, seed:int=0)->dict: # id -> another id
     order = sorted(ids); random.Random(seed).shuffle(order)
     return dict(zip(order, order[1:] + order[:1]))
 
-# %% ../nbs/21_evaluation.ipynb #921a4e7c
+# %% ../nbs/21_evaluation.ipynb #fde48456
 @dataclass
 class EvaluateParameters:
     "Parameters of evaluate.ipynb."
@@ -226,7 +226,7 @@ class EvaluateParameters:
     data:str=''                # folder in COCO layout; that of the training run where empty
     split:str='val2017'
     karpathy:str=''            # Karpathy's dataset_coco.json; split is then written SPLIT/NAME, as train2017/test
-    decoding:str='greedy'      # greedy, beam or published
+    decoding:str='beam'        # greedy, beam or published; greedy is scored beside the others
     metrics:list=field(default_factory=lambda: list(METRICS))
     tokenizer:str='auto'       # auto, ptb or python
     limit:int=0                # images

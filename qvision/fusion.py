@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['FUSIONS', 'Late', 'Prefix', 'GatedAttention', 'blocks_of', 'before', 'Interleaved', 'make_fusion']
 
-# %% ../nbs/11a_fusion.ipynb #032fa768
+# %% ../nbs/11a_fusion.ipynb #5d6a23bb
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from .qformer import Attention, LateFusion, feed_forward
+from .qformer import Attention, Dropout, LateFusion, feed_forward
 
-# %% ../nbs/11a_fusion.ipynb #ecce35f2
+# %% ../nbs/11a_fusion.ipynb #cb442a4b
 class Late(LateFusion):
     "Text first, image last (the published system)."
     def read(self, decoder:nn.Module,      # the language model without its head
@@ -27,7 +27,7 @@ class Late(LateFusion):
         states, weights = self(text.last_hidden_state, keys_values, need_weights)
         return states, text.past_key_values, weights
 
-# %% ../nbs/11a_fusion.ipynb #a53b5b73
+# %% ../nbs/11a_fusion.ipynb #34fc2db9
 class Prefix(nn.Module):
     "Visual tokens in front of the words."
     def __init__(self, width:int, heads:int=8, dropout:float=.1): # heads and dropout are the decoder's own
@@ -55,13 +55,13 @@ class Prefix(nn.Module):
         if not out.attentions or out.attentions[0] is None: raise ValueError("the decoder keeps its attention to itself: load it with attn_implementation='eager'")
         return torch.stack([a[..., -T:, :n] for a in out.attentions]).mean(0)
 
-# %% ../nbs/11a_fusion.ipynb #74d63eb4
+# %% ../nbs/11a_fusion.ipynb #2ca2629f
 class GatedAttention(nn.Module):
     "A look at the image whose result passes a gate, then a feed-forward that does too."
     def __init__(self, width:int, heads:int=8, dropout:float=.1):
         super().__init__()
         self.attention, self.ffn = Attention(width, heads, dropout), feed_forward(width, dropout)
-        self.norm, self.ffn_norm, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.ffn_norm, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), Dropout(dropout)
         self.gate, self.ffn_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
     def forward(self, x:Tensor,          # (B,T,D)
@@ -88,7 +88,7 @@ def before(blocks, changes # functions of the hidden states (B,T,D), one a block
     finally:
         for handle in handles: handle.remove()
 
-# %% ../nbs/11a_fusion.ipynb #f8b3cbed
+# %% ../nbs/11a_fusion.ipynb #e8792c70
 class Interleaved(nn.Module):
     "Gated looks at the image before the upper blocks."
     def __init__(self, width:int, heads:int=8, dropout:float=.1, layers:int=2): # layers: how many of the upper blocks
@@ -114,7 +114,7 @@ class Interleaved(nn.Module):
             out = decoder(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache)
         return out.last_hidden_state, out.past_key_values, torch.stack(seen).mean(0) if need_weights else None
 
-# %% ../nbs/11a_fusion.ipynb #bd7f823e
+# %% ../nbs/11a_fusion.ipynb #9087844a
 FUSIONS = dict(late=Late, prefix=Prefix, interleaved=Interleaved)
 
 def make_fusion(name:str, # 'late', 'prefix' or 'interleaved'

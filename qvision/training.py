@@ -6,7 +6,7 @@
 __all__ = ['CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'TrainParameters', 'images_a_batch', 'training_arguments',
            'train_phase']
 
-# %% ../nbs/20_training.ipynb #8e225e19
+# %% ../nbs/20_training.ipynb #3a995aed
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .config import Phase, Preset, get_preset
 from .freezing import apply_phase
 from .tokens import encode_captions
 
-# %% ../nbs/20_training.ipynb #362636e0
+# %% ../nbs/20_training.ipynb #270a3dd4
 class CaptionDataset(torch.utils.data.Dataset):
     "Image features from the cache with one caption each, or with up to `together` captions of the image."
     def __init__(self, data,                # a CocoData
@@ -42,7 +42,7 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i] # row of the features, lists of token ids
 
-# %% ../nbs/20_training.ipynb #730fab49
+# %% ../nbs/20_training.ipynb #5d238300
 class Collate:
     "Batches of what `Captioner.forward` takes; padding is ignored by the loss."
     def __init__(self, dataset:CaptionDataset, pad_token_id:int): self.features, self.pad = dataset.cache.features, pad_token_id
@@ -53,9 +53,9 @@ class Collate:
         keep = torch.arange(length) < torch.tensor([len(x) for x in ids])[:, None]
         return dict(patch_features=torch.from_numpy(np.stack([self.features[r] for r in rows]).astype(np.float32)),
                     image_index=torch.tensor([i for i, (_, captions) in enumerate(items) for _ in captions]), input_ids=input_ids,
-                    attention_mask=keep.long(), labels=input_ids.masked_fill(~keep, -100))
+                    attention_mask=keep.long(), labels=input_ids.masked_fill(~keep | (torch.arange(length) == 0), -100)) # nothing predicts <START>, so it must not count as a token either
 
-# %% ../nbs/20_training.ipynb #f60a7e62
+# %% ../nbs/20_training.ipynb #9a06557b
 class Reports(TrainerCallback):
     "Progress every `every` seconds; after each epoch the validation loss and sample captions."
     def __init__(self, model:Captioner, validation=None, # batches with labels
@@ -89,7 +89,7 @@ def validation_loss(model, batches)->float:
     losses = [(model(**b).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
     return sum(l*n for l, n in losses)/sum(n for _, n in losses)
 
-# %% ../nbs/20_training.ipynb #4a4af7fd
+# %% ../nbs/20_training.ipynb #f4b06341
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
@@ -130,7 +130,7 @@ class TrainParameters:
         phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')))
         return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
 
-# %% ../nbs/20_training.ipynb #3cfbb82f
+# %% ../nbs/20_training.ipynb #8a96f4a2
 def images_a_batch(phase:Phase)->int:
     "Items of a batch: `batch_size` counts captions."
     return max(1, round(phase.batch_size/phase.captions_together))

@@ -56,7 +56,7 @@ def test_phase2_under_papermill_and_evaluation(qvision, root, minicoco, workplac
     assert info['parent'] == 'one' and info['status'] == 'done' and (archive(workplace, 'two')/'train.ipynb').is_file()
     qvision('run', 'evaluate', '-p', 'run', 'two', '-p', 'name', 'scores', '-p', 'show_images', 'false', '-p', 'quiet', 'true', cwd=root)
     found = metrics(workplace, 'scores')
-    assert set(found['scores']) == {'model', 'blind', 'people', 'model, one reference less'} and found['scores']['people']['CIDEr'] > 0 and found['images'] == 24
+    assert set(found['scores']) == {'model', 'model, greedy', 'blind', 'people', 'model, one reference less'} and found['scores']['people']['CIDEr'] > 0 and found['images'] == 24
     assert 'image/png' not in json.dumps([o for c in json.loads((archive(workplace, 'scores')/'evaluate.ipynb').read_text())['cells'][-2:] for o in c.get('outputs', [])])
     listed = qvision('runs', cwd=root).stdout
     assert 'scores' in listed and 'two' in qvision('runs', 'compare', 'one', 'two', cwd=root).stdout and '"phase": 2' in qvision('runs', 'show', 'two', '--json', cwd=root).stdout
