@@ -89,7 +89,7 @@ def validation_loss(model, batches)->float:
     losses = [(model(**b).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
     return sum(l*n for l, n in losses)/sum(n for _, n in losses)
 
-# %% ../nbs/20_training.ipynb #f4b06341
+# %% ../nbs/20_training.ipynb #960ae9fd
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
@@ -117,7 +117,7 @@ class TrainParameters:
     caption_length:int=0       # tokens
     limit:int=0                # images
     max_steps:int=0
-    save_steps:int=200
+    save_steps:int=500
     resume:bool=False          # go on with the newest unfinished run, or with `name`
     show_images:bool=True      # False: no picture of the data in the archive
     quiet:bool=False
