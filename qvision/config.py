@@ -30,8 +30,8 @@ class Phase:
         for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'max_grad_norm'):
             if getattr(self, name) <= 0: raise ValueError(f'{name} must be above 0, not {getattr(self, name)}')
 
-# %% ../nbs/00_config.ipynb #87460305
-BRIDGES = ('qformer', 'mlp', 'linear')
+# %% ../nbs/00_config.ipynb #d0134795
+BRIDGES = ('qformer', 'mlp', 'linear', 'blind') # blind: learnt tokens, no image
 
 @dataclass(frozen=True)
 class Preset:

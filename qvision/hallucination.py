@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SYNONYMS', 'ANIMALS', 'VEHICLES', 'QUALIFIERS', 'NO_OBJECT', 'IRREGULAR', 'singulars', 'Mention', 'words_of',
-           'mentions', 'true_objects', 'Chair', 'chair']
+           'mentions', 'true_objects', 'Chair', 'chair', 'BridgesParameters']
 
-# %% ../nbs/23_hallucination.ipynb #e148b348
+# %% ../nbs/23_hallucination.ipynb #cc510cd5
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .coco import CocoData
+from .config import BRIDGES
 
 # %% ../nbs/23_hallucination.ipynb #df1861f1
 SYNONYMS = {line.split(':')[0]: line.split(':')[1].split(',') for line in """
@@ -179,3 +180,27 @@ def chair(captions:dict, # image id -> caption
         said = [m.category for m in mentions(caption, categories)]
         rows.append((len(said), sum(c not in truth[i] for c in said), len(truth[i]), len(truth[i] & set(said))))
     return Chair(sorted(captions), *np.array(rows).T)
+
+# %% ../nbs/23_hallucination.ipynb #cae121a6
+@dataclass
+class BridgesParameters:
+    "Parameters of bridges.ipynb."
+    preset:str='mini'
+    data:str=''                # folder in COCO layout with instances; the embedded data set where empty
+    split:str='train2017'
+    splits:list=field(default_factory=lambda: ['val2017', 'shifted2017']) # that are scored
+    bridges:list=field(default_factory=lambda: list(BRIDGES))
+    seeds:int=3
+    steps:int=1000             # of phase 1, the same for all
+    limit:int=0                # images of each split
+    encoder:str=''             # hub id, folder or package:NAME
+    decoder:str=''
+    name:str=''                # of this run
+    resume:bool=False
+    quick:bool=False
+    quiet:bool=False
+
+    def __post_init__(self):
+        if unknown := [b for b in self.bridges if b not in BRIDGES]: raise ValueError(f'there is no bridge {unknown[0]!r}: {", ".join(BRIDGES)}')
+        if self.quick: self.seeds, self.steps, self.limit = 1, min(self.steps, 3), min(self.limit or 24, 24)
+        if self.seeds < 1 or self.steps < 1: raise ValueError('seeds and steps are 1 or more')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['fresh_scenes', 'data_scenes', 'padded_captions', 'clip_config', 'CoCa', 'image_processor', 'CoCaBatches',
-           'gpt_neo_config', 'CaptionBatches', 'train_resumable', 'patch_cover', 'probe_objects', 'AttentionPool',
-           'fit_probe', 'probe', 'patch_encoder', 'PretrainParameters', 'save_half']
+           'gpt_neo_config', 'CaptionBatches', 'train_resumable', 'probe_objects', 'AttentionPool', 'fit_probe',
+           'probe', 'patch_encoder', 'PretrainParameters', 'save_half']
 
-# %% ../nbs/22_pretraining.ipynb #34683c4e
+# %% ../nbs/22_pretraining.ipynb #1cb6232e
 import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -26,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .drawing import SIDE
 from .features import open_rgb
+from .grounding import patch_cover
 from .minicoco import fresh_example
 from .tokens import encode_captions, train_tokenizer
 
@@ -155,14 +156,7 @@ def train_resumable(model:nn.Module, n:int, # examples; the dataset is their ind
     trainer.train(resume_from_checkpoint=newest)
     return [x for x in trainer.state.log_history if 'loss' in x]
 
-# %% ../nbs/22_pretraining.ipynb #e0542100
-def patch_cover(mask:np.ndarray, # (H,W) bool
-                grid:int=7,
-               )->np.ndarray: # (grid*grid,) share of each patch that the mask covers
-    "How much of each patch belongs to an object."
-    h, w = mask.shape[0]//grid, mask.shape[1]//grid
-    return mask[:h*grid, :w*grid].reshape(grid, h, grid, w).mean((1, 3)).reshape(-1)
-
+# %% ../nbs/22_pretraining.ipynb #c94f81a5
 def probe_objects(data, grid:int=7, limit:int=0 # images, 0 for all
                  )->tuple: # (rows (N,), cover (N,P), centre patch (N,), category names, colour names)
     "The objects of an embedded split that a probe may be asked about."

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['cosines', 'token_similarities', 'published_vectors', 'published_power', 'two_crops', 'image_vectors', 'Retrieval',
-           'retrieve', 'tell_apart', 'spearman', 'without_token', 'swapped_token', 'caption_tokens', 'visual_tokens_of',
-           'query_attention', 'entropy', 'preferences', 'redundancy', 'linear_cka', 'SimilarityRecorder',
-           'SimilarityParameters']
+           'retrieve', 'tell_apart', 'spearman', 'clutter', 'without_token', 'swapped_token', 'caption_tokens',
+           'visual_tokens_of', 'ablated_captions', 'query_attention', 'entropy', 'preferences', 'redundancy',
+           'linear_cka', 'SimilarityRecorder', 'evolution_gif', 'SimilarityParameters']
 
-# %% ../nbs/30_similarity.ipynb #dcf49531
+# %% ../nbs/30_similarity.ipynb #6b6e2ad3
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from .captioner import Captioner
@@ -115,7 +117,14 @@ def spearman(x, y, n:int=1000, seed:int=0)->dict: # rho, low, high (95 %), image
     low, high = np.percentile(resampled, (2.5, 97.5))
     return dict(rho=rho(x, y), low=float(low), high=float(high), images=len(x))
 
-# %% ../nbs/30_similarity.ipynb #c415215b
+# %% ../nbs/30_similarity.ipynb #1802116d
+def clutter(data)->dict: # 'objects' and 'covered' -> (N,); {} where there are no instances
+    "How many objects each image of a CocoData has, and the share of it that they cover."
+    if not any(image.annotations for image in data.images): return {}
+    masks = [[data.mask(a) for a in image.annotations] for image in data.images]
+    return dict(objects=np.array([len(m) for m in masks]), covered=np.array([np.any(m, axis=0).mean() if m else 0. for m in masks]))
+
+# %% ../nbs/30_similarity.ipynb #a7367a13
 def without_token(visual_tokens:Tensor, # (B,1+Q,D)
                   token:int)->Tensor:   # (B,Q,D)
     "All tokens but one."
@@ -137,6 +146,13 @@ def caption_tokens(model:Captioner, visual_tokens:Tensor, # (N,any,D)
 def visual_tokens_of(model:Captioner, patch_features:Tensor, batch_size:int=256)->Tensor: # (N,P,Dv) -> (N,1+Q,D)
     "Everything the text will see, for many images."
     return torch.cat([model.see(patch_features=x.to(model.device))['visual_tokens'] for x in patch_features.split(batch_size)])
+
+def ablated_captions(model:Captioner, visual_tokens:Tensor, # (N,1+Q,D)
+                     progress:bool=True)->dict: # change -> N captions
+    "Greedy captions from all tokens, from the global one alone, and with each token taken away or swapped."
+    changes = {'all tokens': visual_tokens, 'global alone': visual_tokens[:, :1]}
+    for k in range(visual_tokens.shape[1]): changes |= {f'without {k}': without_token(visual_tokens, k), f'swapped {k}': swapped_token(visual_tokens, k)}
+    return {name: caption_tokens(model, v) for name, v in tqdm(changes.items(), desc='ablations', disable=not progress, mininterval=2)}
 
 # %% ../nbs/30_similarity.ipynb #ed9a2812
 @torch.no_grad()
@@ -165,7 +181,7 @@ def redundancy(vectors)->float: # (N,M,D) -> mean cosine
     s = cosines(torch.as_tensor(vectors), torch.as_tensor(vectors)).numpy(); m = s.shape[1]
     return float((s.sum((1, 2)) - m).mean()/(m*(m - 1)))
 
-# %% ../nbs/30_similarity.ipynb #33952365
+# %% ../nbs/30_similarity.ipynb #efd5393b
 def linear_cka(a, b)->float: # (N,D1), (N,D2)
     "Linear centred kernel alignment between two representations of the same N things."
     a, b = (np.asarray(v, np.float64) - np.asarray(v, np.float64).mean(0) for v in (a, b))
@@ -194,7 +210,18 @@ class SimilarityRecorder(TrainerCallback):
         flat = [r['tokens'][:, token].reshape(len(r['tokens']), -1) for r in self.records]
         return np.array([[linear_cka(a, b) for b in flat] for a in flat])
 
-# %% ../nbs/30_similarity.ipynb #2afe14f0
+def evolution_gif(records:list, # of a SimilarityRecorder
+                  path, seconds:float=6.)->None:
+    "An animation of the query-to-query cosines during training."
+    import matplotlib.pyplot as plt # only where a figure is asked for
+    from matplotlib.animation import FuncAnimation, PillowWriter
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    fig, ax = plt.subplots(figsize=(3.6, 3.2), layout='constrained'); shown = ax.imshow(records[0]['query_query'], cmap='RdBu_r', vmin=-1, vmax=1)
+    ax.set(xlabel='query', ylabel='query'); fig.colorbar(shown, label='cosine, mean over images')
+    def draw(i): shown.set_data(records[i]['query_query']); ax.set_title(f'step {records[i]["step"]}'); return shown,
+    FuncAnimation(fig, draw, len(records)).save(path, PillowWriter(max(1, round(len(records)/seconds))), dpi=80); plt.close(fig)
+
+# %% ../nbs/30_similarity.ipynb #7aaef9dc
 @dataclass
 class SimilarityParameters:
     "Parameters of token_similarity.ipynb."
@@ -202,6 +229,7 @@ class SimilarityParameters:
     model:str=''               # checkpoint: folder, hub id; the captioner that ships where empty
     data:str=''                # folder in COCO layout; the embedded data set where empty
     split:str='val2017'
+    train_split:str='train2017' # a fresh bridge is trained on it
     images:int=500             # that are analysed
     ablated:int=200            # images captioned once for each token that is taken away
     evolution_steps:int=600    # of training a fresh bridge while its tokens are recorded; 0 for none

@@ -89,7 +89,7 @@ def validation_loss(model, batches)->float:
     losses = [(model(**b).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
     return sum(l*n for l, n in losses)/sum(n for _, n in losses)
 
-# %% ../nbs/20_training.ipynb #960ae9fd
+# %% ../nbs/20_training.ipynb #24dbc78e
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
@@ -104,7 +104,7 @@ class TrainParameters:
     start:str=''               # run that it continues; for phase 2 the newest finished phase 1 where empty
     encoder:str=''             # hub id, folder or package:NAME
     decoder:str=''
-    bridge:str=''              # qformer, mlp, linear
+    bridge:str=''              # qformer, mlp, linear, blind
     fusion:str=''              # late, prefix, interleaved
     num_queries:int=0
     ratio:float=-1.            # share of the decoder's blocks that is frozen
