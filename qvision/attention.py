@@ -188,7 +188,7 @@ def deletion_curve(model:Captioner, pixel_values:Tensor, # (1,3,H,W)
     scores = score_tokens(model, hide(pixel_values.expand(steps + 1, -1, -1, -1), hidden.to(pixel_values.device)), ids.expand(steps + 1, -1))
     return scores[:, [t - 1 for t in positions]].sum(1).cpu().numpy()
 
-# %% ../nbs/31_attention.ipynb #a4436050
+# %% ../nbs/31_attention.ipynb #c02656ff
 def forgetful(model:Captioner, seed:int=0)->Captioner:
     "A copy whose bridge and fusion have random weights."
     other = copy.deepcopy(model)
@@ -196,7 +196,7 @@ def forgetful(model:Captioner, seed:int=0)->Captioner:
         torch.manual_seed(seed)
         for part in (other.bridge, other.fusion):
             for p in part.parameters():
-                if p.ndim > 1: torch.nn.init.normal_(p, std=float(p.float().std()) or .02)
+                if p.ndim > 1: torch.nn.init.normal_(p, std=p.detach().float().std().item() or .02)
     return other.eval()
 
 # %% ../nbs/31_attention.ipynb #b68c67e5

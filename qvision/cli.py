@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'quiet_default', 'data_minicoco', 'data_coco',
            'data_check', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run',
-           'image_files', 'default_model', 'caption', 'params', 'import_multimodel', 'main']
+           'image_files', 'default_model', 'caption', 'explain', 'params', 'import_multimodel', 'main']
 
 # %% ../nbs/41_cli.ipynb #a4024236
 import json
@@ -148,7 +148,7 @@ def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: 
     out = execute(notebook, _parameters(p) | (dict(name=name) if name else {}), resume, quiet)
     console.print(f'archived in {out.parent}')
 
-# %% ../nbs/41_cli.ipynb #ada99f7b
+# %% ../nbs/41_cli.ipynb #5b04a4d4
 def image_files(paths:list[Path])->list[Path]:
     "Files as given, and the images in folders, sorted."
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
@@ -198,6 +198,20 @@ def caption(images:Annotated[list[Path], typer.Argument(help='Image files or fol
     if as_json: typer.echo(json.dumps(rows, indent=1))
     if not files: errors.print('no images found'); skipped = 1
     if skipped: raise typer.Exit(1)
+
+@app.command('explain')
+def explain(image:Annotated[Path, typer.Argument(help='An image file.')], out:Annotated[Path, typer.Option('--out', '-o', help='FILE.png or FILE.html')]=Path('explain.html'),
+            caption:Annotated[str, typer.Option(help='Explain this caption instead of the model’s own.')]='', method:Annotated[str, typer.Option(help='rollout, relevance, gradient or occlusion.')]='relevance',
+            run:Annotated[str, typer.Option(help='A training run.')]='', model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]=''):
+    "Show where each word of a caption comes from. Example: qvision explain photo.jpg -o words.html"
+    from qvision.attention import METHODS
+    from qvision.captioner import Captioner
+    from qvision.explain import write_explanation
+    if out.suffix not in ('.png', '.html'): raise ValueError(f'{out}: the explanation is a .png or an .html file')
+    if method not in METHODS: raise ValueError(f'there is no method {method!r}: {", ".join(METHODS)}')
+    if not image.is_file(): raise FileNotFoundError(f'{image}: no such file')
+    said = write_explanation(Captioner.from_pretrained(model or default_model(run)), image, out, caption, method)
+    typer.echo(f'{said}\nwritten: {out}')
 
 # %% ../nbs/41_cli.ipynb #59987475
 @app.command('params')

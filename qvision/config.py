@@ -57,7 +57,7 @@ class Preset:
     def __post_init__(self):
         if self.bridge not in BRIDGES: raise ValueError(f'bridge is one of {", ".join(BRIDGES)}, not {self.bridge!r}')
 
-# %% ../nbs/00_config.ipynb #bff4e7a5
+# %% ../nbs/00_config.ipynb #7615e1b3
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
 _CLIP, _GPT_NEO = 'openai/clip-vit-base-patch32', 'xhyi/PT_GPTNEO350_ATG'
 presets = {p.name: p for p in (
@@ -65,7 +65,7 @@ presets = {p.name: p for p in (
            all_captions=False, phases=_PUBLISHED),
     Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED),
     Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, freeze_embedding=False,
-           phases={1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_together=5), 2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_together=5)}))}
+           phases={1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_together=5, precision='fp32'), 2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_together=5, precision='fp32')}))}
 
 def get_preset(name:str, **overrides)->Preset:
     "A preset by name, with some fields replaced."

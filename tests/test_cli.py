@@ -8,7 +8,7 @@ from qvision.captioner import tiny_captioner
 
 def test_help_is_complete(qvision, tmp_path):
     out = qvision('--help', cwd=tmp_path).stdout
-    for command in ('data', 'run', 'runs', 'caption', 'params', 'import-multimodel'): assert command in out
+    for command in ('data', 'run', 'runs', 'caption', 'explain', 'params', 'import-multimodel'): assert command in out
 
 
 def test_params_are_the_published_integers(qvision, tmp_path):
@@ -41,6 +41,16 @@ def test_shipped_captioner_captions_a_drawing(qvision, tmp_path):
     paint(Scene('beach', [[Object('boat', 'red', 'large', 60, 26, 44)]]), Random(0))[0].save(tmp_path/'boat.png')
     said = qvision('caption', tmp_path/'boat.png', cwd=tmp_path).stdout
     assert 'boat' in said and 'red' in said
+
+
+def test_explain_writes_a_page_and_a_figure(qvision, tmp_path):
+    from random import Random
+    from qvision.scenes import Object, Scene, paint
+    paint(Scene('beach', [[Object('boat', 'red', 'large', 60, 26, 44)]]), Random(0))[0].save(tmp_path/'boat.png')
+    said = qvision('explain', 'boat.png', '-o', 'words.html', cwd=tmp_path).stdout; page = (tmp_path/'words.html').read_text()
+    assert 'boat' in said and page.count('<button') == len(said.splitlines()[0].split()) and 'http://' not in page and 'https://' not in page
+    qvision('explain', 'boat.png', '-o', 'words.png', '--caption', 'A red boat.', cwd=tmp_path); assert Image.open(tmp_path/'words.png').width > 300
+    assert 'an .html file' in qvision('explain', 'boat.png', '-o', 'words.pdf', cwd=tmp_path, check=False).stderr
 
 
 def test_runs_list_is_runs(qvision, tmp_path):
