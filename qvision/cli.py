@@ -148,7 +148,7 @@ def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: 
     out = execute(notebook, _parameters(p) | (dict(name=name) if name else {}), resume, quiet)
     console.print(f'archived in {out.parent}')
 
-# %% ../nbs/41_cli.ipynb #5b04a4d4
+# %% ../nbs/41_cli.ipynb #bca7b6bd
 def image_files(paths:list[Path])->list[Path]:
     "Files as given, and the images in folders, sorted."
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
@@ -171,33 +171,24 @@ def default_model(run:str='')->str:
 @app.command('caption')
 def caption(images:Annotated[list[Path], typer.Argument(help='Image files or folders.')], run:Annotated[str, typer.Option(help='A training run.')]='',
             model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]='', as_json:Annotated[bool, typer.Option('--json', help='One JSON list.')]=False,
-            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', batch_size:int=32, quiet:Quiet=False):
+            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16 or int8.')]='float32', batch_size:int=32, quiet:Quiet=False):
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
-    from PIL import Image
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
     from qvision.config import get_decoding
-    from qvision.features import open_rgb
+    from qvision.decoding import with_precision
     get_decoding(decoding)
-    chosen = model or default_model(run)
-    captioner = Captioner.from_pretrained(chosen)
+    chosen, files, skipped = model or default_model(run), image_files(images), []
+    captioner = with_precision(Captioner.from_pretrained(chosen), precision)
     if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
-    files, rows, skipped = image_files(images), [], 0
-    bar = tqdm(total=len(files), disable=quiet_default(quiet), unit='image', delay=2, file=sys.stderr)
-    for start in range(0, len(files), batch_size):
-        opened = []
-        for f in files[start:start + batch_size]:
-            try: opened.append((f, open_rgb(f)))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: skipped += 1; errors.print(f'skipped {f}: {"no such file" if not f.exists() else "not a readable image"} ({type(e).__name__})', highlight=False, soft_wrap=True)
-        if opened:
-            for (f, _), text in zip(opened, captioner.caption([im for _, im in opened], decoding, batch_size)):
-                rows.append(dict(image=str(f), caption=text))
-                if not as_json: typer.echo(f'{f}\t{text}')
-        bar.update(len(files[start:start + batch_size]))
-    bar.close()
-    if as_json: typer.echo(json.dumps(rows, indent=1))
-    if not files: errors.print('no images found'); skipped = 1
-    if skipped: raise typer.Exit(1)
+    def skip(i, error):
+        skipped.append(files[i]); errors.print(f'skipped {files[i]}: {"no such file" if not files[i].exists() else "not a readable image"} ({type(error).__name__})', highlight=False, soft_wrap=True)
+    with tqdm(total=len(files), disable=quiet_default(quiet), unit='image', delay=2, file=sys.stderr) as bar:
+        said = captioner.caption(files, decoding, batch_size, skip, bar.update)
+    rows = [dict(image=str(f), caption=text) for f, text in zip(files, said) if text is not None]
+    typer.echo(json.dumps(rows, indent=1) if as_json else '\n'.join(f'{r["image"]}\t{r["caption"]}' for r in rows))
+    if not files: errors.print('no images found')
+    if skipped or not files: raise typer.Exit(1)
 
 @app.command('explain')
 def explain(image:Annotated[Path, typer.Argument(help='An image file.')], out:Annotated[Path, typer.Option('--out', '-o', help='FILE.png or FILE.html')]=Path('explain.html'),

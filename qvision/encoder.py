@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPConfig, PreTrainedConfig
 
-# %% ../nbs/10_encoder.ipynb #18a46eb3
+# %% ../nbs/10_encoder.ipynb #54e1a9c0
 def num_patches(config:PreTrainedConfig)->int: # P
     "Patches of an image, from a vision configuration."
     config = getattr(config, 'vision_config', config)
@@ -30,6 +30,8 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(getattr(config, 'vision_config', config).hidden_size, width)
 
     @property
+    def dtype(self): return next(self.model.parameters()).dtype # the projection's weight may be packed, see `with_precision`
+    @property
     def tower(self): return getattr(self.model, 'vision_model', self.model)
 
     @torch.no_grad()
@@ -41,7 +43,7 @@ class Encoder(nn.Module):
     def forward(self, patch_features:Tensor, # (B,P,Dv)
                )->Tensor:                    # (B,P,D) image features
         "Project to the decoder's width."
-        return self.projection(patch_features.to(self.projection.weight.dtype))
+        return self.projection(patch_features.to(self.dtype))
 
 # %% ../nbs/10_encoder.ipynb #5138f573
 def weights_checksum(module:nn.Module)->str: # sha256, hexadecimal

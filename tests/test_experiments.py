@@ -62,6 +62,18 @@ def test_phase2_under_papermill_and_evaluation(qvision, root, minicoco, workplac
     assert 'scores' in listed and 'two' in qvision('runs', 'compare', 'one', 'two', cwd=root).stdout and '"phase": 2' in qvision('runs', 'show', 'two', '--json', cwd=root).stdout
 
 
+ANALYSES = dict(token_similarity=('model', 'package:captioner', 'show_images', 'false'), attention=('model', 'package:captioner', 'show_images', 'false'), # a run of a few steps names no objects
+                bridges=('splits', 'val2017'), swap_decoder=('run', 'one'))
+
+
+@pytest.mark.parametrize('notebook', ANALYSES)
+def test_analyses_have_a_quick_form(qvision, root, minicoco, workplace, phase1, notebook):
+    given = ANALYSES[notebook] + ('name', notebook, 'data', str(minicoco), 'quick', 'true', 'quiet', 'true')
+    qvision('run', notebook, *(a for k, v in zip(given[::2], given[1::2]) for a in ('-p', k, v)), cwd=root)
+    folder = archive(workplace, notebook); found = metrics(workplace, notebook)
+    assert json.loads((folder/'run.json').read_text())['status'] == 'done' and found and list((folder/'figures').glob('*.png'))
+
+
 def test_a_mistyped_parameter_says_which_there_are(qvision, root, workplace):
     done = qvision('run', 'train', '-p', 'lerning_rate', '1e-4', '-p', 'name', 'typo', cwd=root, check=False)
     assert done.returncode == 1 and "did you mean 'learning_rate'" in done.stderr

@@ -63,14 +63,21 @@ def test_notebooks_are_clean_and_begin_with_a_title(root):
         for cell in code(nb):
             assert not any(o['output_type'] == 'error' for o in cell['outputs']), f'{path.name} stores an error'
             assert cell['execution_count'] is None, f'{path.name} is not clean: nbdev_clean'
+            assert not any(o.get('name') == 'stderr' or 'application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in cell['outputs']), f'{path.name} stores progress bars or warnings'
+        assert 'widgets' not in nb['metadata'], path.name
 
 
 def test_parameters_cells_name_the_dataclasses_fields(root):
     from dataclasses import fields
+    from qvision.attention import AttentionParameters
     from qvision.evaluation import EvaluateParameters
+    from qvision.hallucination import BridgesParameters
     from qvision.pretraining import PretrainParameters
+    from qvision.similarity import SimilarityParameters
+    from qvision.swapping import SwapParameters
     from qvision.training import TrainParameters
-    for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters).items():
+    for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters, token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
+                          swap_decoder=SwapParameters).items():
         nb = json.loads((root/f'nbs/{name}.ipynb').read_text())
         cell = next(c for c in code(nb) if 'parameters' in c['metadata'].get('tags', []))
         assert re.findall(r'^(\w+) =', source(cell), re.M) == [f.name for f in fields(cls)], name
