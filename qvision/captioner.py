@@ -72,7 +72,7 @@ def rest_frozen(module:nn.Module)->bool|None: # whether anything in it trains, N
             if state is False: child.eval()
     return True in states if states else None
 
-# %% ../nbs/12_captioner.ipynb #62812e91
+# %% ../nbs/12_captioner.ipynb #c0135f14
 class Captioner(PreTrainedModel, GenerationMixin):
     "A compact captioner: frozen vision tower → bridge → partly frozen language model with late fusion."
     config_class = CaptionerConfig
@@ -137,7 +137,7 @@ class Captioner(PreTrainedModel, GenerationMixin):
         if visual_kv is None:
             seen = self.see(pixel_values, patch_features, output_attentions)
             visual_kv = self.fusion.keys_values(seen['visual_tokens'])
-        if image_index is not None: visual_kv = visual_kv[image_index]
+        if image_index is not None: visual_kv = visual_kv.index_select(0, image_index) # adds gradients in one order, which indexing does not
         states, cache, fusion_attentions = self.fusion.read(self.decoder.base_model, input_ids, attention_mask, visual_kv, past_key_values, bool(use_cache), output_attentions)
         logits = self.get_output_embeddings()(states)
         if labels is not None and attention_mask is not None: labels = labels.masked_fill(attention_mask == 0, -100) # padding is never learnt

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPConfig, PreTrainedConfig
 
-# %% ../nbs/10_encoder.ipynb #54e1a9c0
+# %% ../nbs/10_encoder.ipynb #018162d4
 def num_patches(config:PreTrainedConfig)->int: # P
     "Patches of an image, from a vision configuration."
     config = getattr(config, 'vision_config', config)
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(getattr(config, 'vision_config', config).hidden_size, width)
 
     @property
-    def dtype(self): return next(self.model.parameters()).dtype # the projection's weight may be packed, see `with_precision`
+    def dtype(self): return getattr(self.projection.weight, 'dtype', torch.float32) # packed int8 weights take float32, see `with_precision`
     @property
     def tower(self): return getattr(self.model, 'vision_model', self.model)
 
