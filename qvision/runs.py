@@ -172,7 +172,7 @@ class Run:
         "Mark the run as failed, with the error's last line."
         if self.info['status'] == 'running': self._end('failed', error=f'{type(error).__name__}: {error}'); write_index(self.path.parent)
 
-# %% ../nbs/40_runs.ipynb #faeaca3a
+# %% ../nbs/40_runs.ipynb #e2e37abc
 def running_notebook()->Path: # None outside papermill
     "The notebook that papermill is writing, from the command line of the process that started this kernel."
     cmdline = Path(f'/proc/{os.getppid()}/cmdline')
@@ -213,7 +213,7 @@ def remake(kind:str, params:dict, parent:str='')->str:
     "The command that makes a run like it again, under a new name."
     own = {k: v for k, v in params.items() if k not in ('name', 'resume') and v not in ('', None)}
     own |= {k: parent for k in ('start', 'run') if k in params and parent} # what the notebook chose as the newest then
-    return shlex.join(['papermill', f'nbs/{kind}.ipynb', 'OUT.ipynb', *(a for k, v in own.items() for a in ('-p', k, str(v)))])
+    return shlex.join(['papermill', f'nbs/{kind}.ipynb', 'OUT.ipynb', *(a for k, v in own.items() for a in ('-p', k, ','.join(map(str, v)) if isinstance(v, list) else str(v)))])
 
 # %% ../nbs/40_runs.ipynb #f49b95fd
 def start_run(kind:str,            # 'train', 'evaluate', 'pretrain' …

@@ -26,6 +26,14 @@ def test_data_check(qvision, minicoco, tmp_path):
     assert done.returncode == 1 and 'is not JSON' in done.stderr and 'Traceback' not in done.stderr
 
 
+def test_a_table_becomes_a_data_set(qvision, tmp_path):
+    (tmp_path/'pictures').mkdir(); Image.new('RGB', (40, 30)).save(tmp_path/'pictures/a.png'); Image.new('RGB', (40, 30), 'red').save(tmp_path/'pictures/b.png')
+    (tmp_path/'captions.csv').write_text('file,caption\na.png,A black picture.\nb.png,A red picture.\n')
+    qvision('data', 'from-csv', 'captions.csv', 'pictures', 'own', cwd=tmp_path)
+    assert '1 images, 1 captions' in qvision('data', 'check', 'own', cwd=tmp_path).stdout
+    assert 'column' in qvision('data', 'from-csv', 'captions.csv', 'pictures', 'other', '--file-column', 'name', cwd=tmp_path, check=False).stderr
+
+
 def test_caption_skips_what_is_not_an_image(qvision, tmp_path):
     tiny_captioner().save_pretrained(tmp_path/'model')
     (tmp_path/'images').mkdir(); Image.effect_noise((50, 40), 60).save(tmp_path/'images/a.png'); (tmp_path/'images/b.jpg').write_text('no image')

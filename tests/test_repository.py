@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 
+PAGES = ('index', 'tutorial', 'howto') # prose, no experiment
+
+
 def notebooks(root): return sorted((root/'nbs').glob('*.ipynb'))
 def code(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
 def source(cell): return ''.join(cell['source'])
@@ -50,7 +53,7 @@ def test_requirements_are_said_once(root):
 def test_each_experiment_has_one_parameters_cell(root):
     for path in notebooks(root):
         nb = json.loads(path.read_text())
-        if path.stem[0].isdigit() or path.stem == 'index': continue
+        if path.stem[0].isdigit() or path.stem in PAGES: continue
         assert sum('parameters' in c['metadata'].get('tags', []) for c in code(nb)) == 1, path.name
 
 
@@ -84,7 +87,7 @@ def test_parameters_cells_name_the_dataclasses_fields(root):
 
 
 def test_floors_import_downwards(root):
-    order = {json.loads(p.read_text())['cells'][1]['source'][0].split()[-1]: p.stem for p in notebooks(root) if '#| default_exp' in p.read_text()}
+    order = {m[1]: p.stem for p in notebooks(root) if (m := re.search(r'#\| default_exp (\w+)', p.read_text()))}
     for module, stem in order.items():
         text = (root/f'qvision/{module}.py').read_text()
         for used in re.findall(r'^from \.(\w+) import', text, re.M): assert order[used][0] <= stem[0], f'{module} imports {used} from a floor above'
