@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'caption_once', 'bandwidth', 'throughput',
            'interleaved', 'summary', 'step_bytes', 'shared_ids', 'published_step', 'cached_step', 'training_setup',
-           'training_peak', 'captioning_peak', 'llava_seconds', 'in_process', 'exponent', 'BenchmarkParameters']
+           'training_peak', 'loading_peak', 'captioning_peak', 'llava_seconds', 'in_process', 'exponent',
+           'BenchmarkParameters']
 
-# %% ../nbs/32_benchmarking.ipynb #9b5cb682
+# %% ../nbs/32_benchmarking.ipynb #c9a47e73
 import multiprocessing
 import resource
 import statistics
@@ -19,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration, CLIPVisionConfig, GitConfig, GitForCausalLM, GPT2Config, LlamaConfig,
-                          LlavaConfig, LlavaForConditionalGeneration, OPTConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig)
+                          LlavaConfig, LlavaForConditionalGeneration, OPTConfig, PreTrainedModel, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig)
 from transformers.initialization import no_init_weights
 
 from .captioner import Captioner, set_special_tokens
 from .decoding import greedy_decode, with_precision
 from .freezing import apply_phase, build_meta
 
-# %% ../nbs/32_benchmarking.ipynb #819a0880
+# %% ../nbs/32_benchmarking.ipynb #44348cb9
 def unloaded(make:Callable, # () -> model
              dtype=torch.float32)->nn.Module:
     "A model of the size it would have, every weight a small constant (what memory happens to hold may be slow or not a number)."
@@ -34,6 +35,8 @@ def unloaded(make:Callable, # () -> model
     try:
         with no_init_weights(): model = make()
     finally: torch.set_default_dtype(default)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel): part.tie_weights() # which waits for weights otherwise
     with torch.no_grad():
         for p in model.parameters(): p.data = p.data.to(dtype); p.fill_(.01)
     return model.eval()
@@ -152,7 +155,7 @@ def shared_ids(ids:Tensor, # (N,T) that a trained model wrote
     for old, new in ((a.bos_token_id, b.bos_token_id), (a.eos_token_id, b.eos_token_id), (a.pad_token_id, b.pad_token_id)): out[ids == old] = new
     return out
 
-# %% ../nbs/32_benchmarking.ipynb #2f03b107
+# %% ../nbs/32_benchmarking.ipynb #e8013bd0
 def published_step(model:Captioner, optimiser, pixel_values:Tensor, # (B,3,H,W), one image a caption
                    ids:Tensor)->float:                             # (B,T)
     "Forward, backward, clipping and update as the published loop does them; the loss."
@@ -191,6 +194,12 @@ def training_peak(*args)->float: # loss of the second step
     "Two training steps, for `in_process`."
     step = training_setup(*args); step()
     return step()
+
+def loading_peak(folder)->int: # bytes of the weights
+    "Load a checkpoint in the type it has and read every weight, for `in_process`."
+    model = Captioner.from_pretrained(folder, dtype='auto'); parameters = {p.data_ptr(): p for p in model.parameters()}
+    for p in parameters.values(): p.max() # what is only mapped from the file is not in memory yet
+    return sum(p.numel()*p.element_size() for p in parameters.values())
 
 def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
     "Captions at full size, for `in_process`."

@@ -6,7 +6,7 @@
 __all__ = ['CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'TrainParameters', 'images_a_batch', 'training_arguments',
            'train_phase']
 
-# %% ../nbs/20_training.ipynb #3a995aed
+# %% ../nbs/20_training.ipynb #6e57ef31
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .captioner import Captioner
 from .config import Phase, Preset, get_preset
-from .freezing import apply_phase
+from .freezing import apply_phase, keep_training
 from .tokens import encode_captions
 
 # %% ../nbs/20_training.ipynb #270a3dd4
@@ -130,7 +130,7 @@ class TrainParameters:
         phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')))
         return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
 
-# %% ../nbs/20_training.ipynb #8a96f4a2
+# %% ../nbs/20_training.ipynb #55afcd11
 def images_a_batch(phase:Phase)->int:
     "Items of a batch: `batch_size` counts captions."
     return max(1, round(phase.batch_size/phase.captions_together))
@@ -148,10 +148,12 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
                 folder:Path,             # checkpoints go here
                 seed:int=0, resume:bool=False, max_steps:int=0, save_steps:int=200,
                 reports:Reports=None, callbacks=(), # TrainerCallbacks
+                parts=(),                # only these trainable parts of the model ('fusion', 'bridge' …), all where empty
                )->list[dict]: # the log: step, loss (mean over 20 steps), learning_rate
     "Freeze what the phase freezes and train the rest in place; `resume` continues from the newest checkpoint in `folder`."
     set_seed(seed)
     apply_phase(model, phase.ratio)
+    if parts: keep_training(model, parts)
     steps = max_steps or phase.epochs*-(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
     newest = get_last_checkpoint(folder) if resume and Path(folder).is_dir() else None
     trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset, data_collator=Collate(dataset, model.tokenizer.pad_token_id),

@@ -18,7 +18,7 @@ def root(): return ROOT
 def minicoco(tmp_path_factory):
     "A small embedded data set."
     from qvision.minicoco import write_minicoco
-    return write_minicoco(tmp_path_factory.mktemp('data')/'minicoco', splits=dict(train2017=60, val2017=24), workers=1, progress=False)
+    return write_minicoco(tmp_path_factory.mktemp('data')/'minicoco', splits=dict(train2017=60, val2017=24, shifted2017=12), workers=1, progress=False)
 
 
 @pytest.fixture(scope='session')

@@ -63,7 +63,7 @@ def test_phase2_under_papermill_and_evaluation(qvision, root, minicoco, workplac
 
 
 ANALYSES = dict(token_similarity=('model', 'package:captioner', 'show_images', 'false'), attention=('model', 'package:captioner', 'show_images', 'false'), # a run of a few steps names no objects
-                bridges=('splits', 'val2017'), swap_decoder=('run', 'one'))
+                bridges=('splits', 'val2017'), swap_decoder=('run', 'one'), benchmark=('turns', '1'))
 
 
 @pytest.mark.parametrize('notebook', ANALYSES)

@@ -73,6 +73,8 @@ def test_notebooks_are_clean_and_begin_with_a_title(root):
 def test_parameters_cells_name_the_dataclasses_fields(root):
     from dataclasses import fields
     from qvision.attention import AttentionParameters
+    from qvision.benchmarking import BenchmarkParameters
+    from qvision.claims import ClaimsParameters
     from qvision.evaluation import EvaluateParameters
     from qvision.hallucination import BridgesParameters
     from qvision.pretraining import PretrainParameters
@@ -80,7 +82,7 @@ def test_parameters_cells_name_the_dataclasses_fields(root):
     from qvision.swapping import SwapParameters
     from qvision.training import TrainParameters
     for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters, token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
-                          swap_decoder=SwapParameters).items():
+                          swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters).items():
         nb = json.loads((root/f'nbs/{name}.ipynb').read_text())
         cell = next(c for c in code(nb) if 'parameters' in c['metadata'].get('tags', []))
         assert re.findall(r'^(\w+) =', source(cell), re.M) == [f.name for f in fields(cls)], name
