@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'caption_once', 'bandwidth', 'throughput',
            'interleaved', 'summary', 'step_bytes', 'shared_ids', 'published_step', 'cached_step', 'training_setup',
-           'training_peak', 'loading_peak', 'captioning_peak', 'llava_seconds', 'in_process', 'exponent',
+           'training_peak', 'loading_peak', 'captioning_peak', 'llava_seconds', 'peak_memory', 'in_process', 'exponent',
            'BenchmarkParameters']
 
-# %% ../nbs/32_benchmarking.ipynb #c9a47e73
+# %% ../nbs/32_benchmarking.ipynb #429c7c1e
 import multiprocessing
+import re
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -212,12 +214,17 @@ def llava_seconds(quick:bool, tokens:int, turns:int=1)->dict: # seconds, a list;
     system = llava(quick); model = unloaded(system.build, torch.bfloat16); x = torch.zeros(1, 3, system.image_size, system.image_size, dtype=torch.bfloat16)
     return dict(seconds=[_timed(lambda: system.run(model, x, tokens)) for _ in range(turns)], parameters=model.num_parameters())
 
-# %% ../nbs/32_benchmarking.ipynb #6045a8ec
+# %% ../nbs/32_benchmarking.ipynb #76b80077
+def peak_memory()->int: # bytes
+    "The most resident memory that this process has had. On Linux not by getrusage, which a new process inherits from the one that started it."
+    status = Path('/proc/self/status')
+    if status.exists(): return int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1])*2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss # macOS counts bytes
+
 def _measured(pipe, threads, f, args):
     torch.set_num_threads(threads)
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*2**10
-    before = peak()
-    try: result = f(*args); pipe.send(dict(peak=peak(), before=before, result=result))
+    before = peak_memory()
+    try: result = f(*args); pipe.send(dict(peak=peak_memory(), before=before, result=result))
     except Exception as e: pipe.send(dict(error=f'{type(e).__name__}: {e}')) # told by the caller
 
 def in_process(f:Callable, *args # what can be pickled
