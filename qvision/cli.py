@@ -166,7 +166,7 @@ def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: 
     out = execute(notebook, _parameters(p) | (dict(name=name) if name else {}), resume, quiet)
     console.print(f'archived in {out.parent}')
 
-# %% ../nbs/41_cli.ipynb #bca7b6bd
+# %% ../nbs/41_cli.ipynb #907b4673
 def image_files(paths:list[Path])->list[Path]:
     "Files as given, and the images in folders, sorted."
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
@@ -189,7 +189,7 @@ def default_model(run:str='')->str:
 @app.command('caption')
 def caption(images:Annotated[list[Path], typer.Argument(help='Image files or folders.')], run:Annotated[str, typer.Option(help='A training run.')]='',
             model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]='', as_json:Annotated[bool, typer.Option('--json', help='One JSON list.')]=False,
-            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16 or int8.')]='float32', batch_size:int=32, quiet:Quiet=False):
+            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16 or int8.')]='float32', compiled:Annotated[bool, typer.Option('--compiled', help='int8 with C++ kernels, built on first use.')]=False, batch_size:int=32, quiet:Quiet=False):
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
@@ -197,7 +197,7 @@ def caption(images:Annotated[list[Path], typer.Argument(help='Image files or fol
     from qvision.decoding import with_precision
     get_decoding(decoding)
     chosen, files, skipped = model or default_model(run), image_files(images), []
-    captioner = with_precision(Captioner.from_pretrained(chosen), precision)
+    captioner = with_precision(Captioner.from_pretrained(chosen), precision, compiled)
     if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
     def skip(i, error):
         skipped.append(files[i]); errors.print(f'skipped {files[i]}: {"no such file" if not files[i].exists() else "not a readable image"} ({type(error).__name__})', highlight=False, soft_wrap=True)

@@ -57,14 +57,14 @@ class Preset:
     def __post_init__(self):
         if self.bridge not in BRIDGES: raise ValueError(f'bridge is one of {", ".join(BRIDGES)}, not {self.bridge!r}')
 
-# %% ../nbs/00_config.ipynb #7615e1b3
+# %% ../nbs/00_config.ipynb #7f71d239
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
 _CLIP, _GPT_NEO = 'openai/clip-vit-base-patch32', 'xhyi/PT_GPTNEO350_ATG'
 presets = {p.name: p for p in (
     Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True, train_projection=False, freeze_embedding=False,
            all_captions=False, phases=_PUBLISHED),
     Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED),
-    Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, freeze_embedding=False,
+    Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32,
            phases={1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_together=5, precision='fp32'), 2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_together=5, precision='fp32')}))}
 
 def get_preset(name:str, **overrides)->Preset:

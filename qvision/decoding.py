@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'neo_step', 'text_step', 'Work', 'choose_tokens', 'greedy_decode', 'with_precision']
 
-# %% ../nbs/11b_decoding.ipynb #9f71e655
+# %% ../nbs/11b_decoding.ipynb #523aeb45
 import copy
 import warnings
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPTNeoModel
 
-# %% ../nbs/11b_decoding.ipynb #196357c6
+from .native import Int8Linear, copy_with, is_native, kernels, native_step
+
+# %% ../nbs/11b_decoding.ipynb #705bba4c
 def neo_step(decoder:GPTNeoModel,
              tokens:Tensor,       # (U,)
              cache:list[Tensor],  # [] at first; then keys and values of each block (U,heads,t,D/heads), alternating
@@ -36,6 +38,7 @@ def neo_step(decoder:GPTNeoModel,
 def text_step(decoder:nn.Module, # a language model without its head
               tokens:Tensor, cache:list[Tensor])->tuple:
     "One token of any decoder."
+    if is_native(decoder): return native_step(decoder, tokens, cache)
     if isinstance(decoder, GPTNeoModel): return neo_step(decoder, tokens, cache)
     past = DynamicCache()
     for i in range(0, len(cache), 2): past.update(cache[i], cache[i + 1], i//2)
@@ -103,17 +106,26 @@ def greedy_decode(model,            # a Captioner with late fusion
         waiting += _split(_Group(rows, which, pairs % vocabulary, pairs//vocabulary, cache), max_prefixes)
     return ids, work
 
-# %% ../nbs/11b_decoding.ipynb #246d2e47
+# %% ../nbs/11b_decoding.ipynb #3382d95b
 PRECISIONS = ('float32', 'bfloat16', 'int8')
 
-def with_precision(model:nn.Module, precision:str='float32' # one of PRECISIONS
+def _library_int8(linear:nn.Linear)->nn.Module:
+    from torch.ao.nn.quantized.dynamic import Linear
+    from torch.ao.quantization import per_channel_dynamic_qconfig
+    linear = copy.copy(linear); linear.qconfig = per_channel_dynamic_qconfig
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning) # torchao is to follow; on a CPU these kernels are the quicker ones
+        return Linear.from_float(linear)
+
+def with_precision(model:nn.Module, precision:str='float32', # one of PRECISIONS
+                   compiled:bool=False                       # int8: the text side in C++, built on first use
                   )->nn.Module:
     "A captioner for inference in another precision; the original stays as it is, except that float32 gives it back itself."
     if precision not in PRECISIONS: raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, not {precision!r}')
+    if compiled and precision != 'int8': raise ValueError(f'compiled kernels are for int8, not {precision}')
     if precision == 'float32': return model
     if precision == 'bfloat16': return copy.deepcopy(model).to(torch.bfloat16)
     if model.device.type != 'cpu': raise ValueError('int8 is for the CPU: on a GPU take bfloat16')
-    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', (DeprecationWarning)) # torchao is to follow; on a CPU these kernels are the quicker ones
-        return quantize_dynamic(model, {nn.Linear: per_channel_dynamic_qconfig}, dtype=torch.qint8)
+    if compiled: kernels() # an error now, where they cannot be built
+    text = {m for part in (model.decoder, model.fusion) for m in part.modules()} if compiled else ()
+    return copy_with(model, lambda linear: Int8Linear(linear) if linear in text else _library_int8(linear))

@@ -7,7 +7,7 @@ __all__ = ['fresh_scenes', 'data_scenes', 'padded_captions', 'clip_config', 'CoC
            'gpt_neo_config', 'CaptionBatches', 'train_resumable', 'probe_objects', 'AttentionPool', 'fit_probe',
            'probe', 'patch_encoder', 'PretrainParameters', 'save_half']
 
-# %% ../nbs/22_pretraining.ipynb #1cb6232e
+# %% ../nbs/22_pretraining.ipynb #58feb731
 import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (CLIPConfig, CLIPImageProcessorPil, CLIPModel, GPT2Config, GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM,
                           PrinterCallback, Trainer, TrainingArguments)
-from transformers.trainer_utils import get_last_checkpoint
 
 from .drawing import SIDE
 from .features import open_rgb
 from .grounding import patch_cover
 from .minicoco import fresh_example
 from .tokens import encode_captions, train_tokenizer
+from .training import newest_checkpoint
 
 # %% ../nbs/22_pretraining.ipynb #3de04736
 def _draw(start, n, path, total, seed, easy):
@@ -140,7 +140,7 @@ class CaptionBatches:
         keep = ids != self.tokenizer.pad_token_id
         return dict(input_ids=ids, attention_mask=keep.long(), labels=ids.masked_fill(~keep, -100))
 
-# %% ../nbs/22_pretraining.ipynb #9cf22be5
+# %% ../nbs/22_pretraining.ipynb #ad8f4fe5
 def train_resumable(model:nn.Module, n:int, # examples; the dataset is their indices
                     collate,                # indices -> batch
                     folder:Path,            # checkpoints and the log
@@ -152,8 +152,8 @@ def train_resumable(model:nn.Module, n:int, # examples; the dataset is their ind
                              logging_steps=max(1, min(log_steps, steps//3)), save_steps=save_steps, save_total_limit=1, report_to='none', remove_unused_columns=False, disable_tqdm=quiet)
     trainer = Trainer(model, args, train_dataset=list(range(n)), data_collator=collate)
     if quiet: trainer.remove_callback(PrinterCallback)
-    newest = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-    trainer.train(resume_from_checkpoint=newest)
+    newest = newest_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     return [x for x in trainer.state.log_history if 'loss' in x]
 
 # %% ../nbs/22_pretraining.ipynb #c94f81a5

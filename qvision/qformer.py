@@ -26,7 +26,7 @@ class Dropout(nn.Dropout):
     "`dropout` as a module."
     def forward(self, x:Tensor)->Tensor: return dropout(x, self.p, self.training)
 
-# %% ../nbs/11_qformer.ipynb #c743643e
+# %% ../nbs/11_qformer.ipynb #b1778872
 class Attention(nn.Module):
     "Multi-head scaled dot-product attention (Vaswani et al. 2017)."
     def __init__(self, width:int, heads:int, dropout:float=.1):
@@ -53,10 +53,10 @@ class Attention(nn.Module):
         if need_weights or (x.device.type == 'cpu' and torch.is_grad_enabled()): # the fused kernel's backward is slower on a CPU
             weights = (q @ k.transpose(-2, -1)/q.shape[-1]**.5).softmax(-1)
             out = dropout(weights, p) @ v
-        else: out = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+        else: out = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v, dropout_p=p)
         return self.out_proj(out.transpose(-3, -2).flatten(-2)), weights if need_weights else None
 
-# %% ../nbs/11_qformer.ipynb #9dfc99d0
+# %% ../nbs/11_qformer.ipynb #e3e946fe
 def feed_forward(width:int, dropout:float)->nn.Sequential:
     "D → 4D → D with GELU."
     return nn.Sequential(nn.Linear(width, 4*width), nn.GELU(), Dropout(dropout), nn.Linear(4*width, width), Dropout(dropout))
@@ -69,7 +69,7 @@ class QFormerLayer(nn.Module):
         self.self_ffn, self.cross_ffn = feed_forward(width, dropout), feed_forward(width, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(4))
 
-    def forward(self, x:Tensor,              # (B,1+Q,D)
+    def forward(self, x:Tensor,              # (B,1+Q,D), or (1,1+Q,D) where it is the same for every image
                 image_keys:Tensor,           # (B,P,D)
                 image_values:Tensor,         # (B,P,D)
                 need_weights:bool=False,
@@ -81,7 +81,7 @@ class QFormerLayer(nn.Module):
         out, seen = self.cross_attention(self.norms[2](x), self.cross_attention.keys_values(image_keys, image_values), need_weights); x = x + out
         return x + self.cross_ffn(self.norms[3](x)), own, seen
 
-# %% ../nbs/11_qformer.ipynb #fac86b1a
+# %% ../nbs/11_qformer.ipynb #03443394
 class QFormer(nn.Module):
     "Global token and queries, refined against the image."
     def __init__(self, width:int, num_queries:int, layers:int=2, heads:int=8, dropout:float=.1, unused_query_proj:bool=False):
@@ -96,9 +96,10 @@ class QFormer(nn.Module):
                 need_weights:bool=False,
                )->dict:                      # visual_tokens (B,1+Q,D) global token first; hidden_states, self_attentions, cross_attentions: one per layer
         "Refine the global and query tokens against the image."
-        x = torch.cat((self.global_token, self.query_tokens), 1).expand(image_features.shape[0], -1, -1)
+        x = torch.cat((self.global_token, self.query_tokens), 1); every = x.expand(len(image_features), -1, -1)
+        if need_weights: x = every # whose gradients are asked for, image by image
         keys, values = self.key_proj(image_features), self.value_proj(image_features)
-        states, own, seen = [x], [], []
+        states, own, seen = [every], [], []
         for layer in self.layers:
             x, a, b = layer(x, keys, values, need_weights)
             states.append(x); own.append(a); seen.append(b)

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'TrainParameters', 'images_a_batch', 'training_arguments',
-           'train_phase']
+           'newest_checkpoint', 'train_phase']
 
-# %% ../nbs/20_training.ipynb #6e57ef31
+# %% ../nbs/20_training.ipynb #db256751
+import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .captioner import Captioner
 from .config import Phase, Preset, get_preset
 from .freezing import apply_phase, keep_training
+from .text_states import SetAside, TextStates, cached_states, frozen_depth
 from .tokens import encode_captions
 
 # %% ../nbs/20_training.ipynb #270a3dd4
@@ -42,27 +44,30 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i] # row of the features, lists of token ids
 
-# %% ../nbs/20_training.ipynb #5d238300
+# %% ../nbs/20_training.ipynb #22fb073e
 class Collate:
     "Batches of what `Captioner.forward` takes; padding is ignored by the loss."
-    def __init__(self, dataset:CaptionDataset, pad_token_id:int): self.features, self.pad = dataset.cache.features, pad_token_id
-    def __call__(self, items:list)->dict: # patch_features (images,P,Dv), image_index (B,), input_ids, attention_mask, labels (B,T)
+    def __init__(self, dataset:CaptionDataset, pad_token_id:int,
+                 states:TextStates=None): # of every caption, where the blocks below are set aside
+        self.features, self.pad, self.states = dataset.cache.features, pad_token_id, states
+    def __call__(self, items:list)->dict: # patch_features (images,P,Dv), image_index (B,), input_ids, attention_mask, labels (B,T); text_states (B,T,D)
         rows, ids = [row for row, _ in items], [x for _, captions in items for x in captions]
         length = max(map(len, ids))
         input_ids = torch.tensor([x + [self.pad]*(length - len(x)) for x in ids])
         keep = torch.arange(length) < torch.tensor([len(x) for x in ids])[:, None]
-        return dict(patch_features=torch.from_numpy(np.stack([self.features[r] for r in rows]).astype(np.float32)),
+        batch = dict(patch_features=torch.from_numpy(np.stack([self.features[r] for r in rows]).astype(np.float32)),
                     image_index=torch.tensor([i for i, (_, captions) in enumerate(items) for _ in captions]), input_ids=input_ids,
                     attention_mask=keep.long(), labels=input_ids.masked_fill(~keep | (torch.arange(length) == 0), -100)) # nothing predicts <START>, so it must not count as a token either
+        return batch if self.states is None else batch | dict(text_states=self.states.padded(ids, length))
 
-# %% ../nbs/20_training.ipynb #9a06557b
+# %% ../nbs/20_training.ipynb #c0b55542
 class Reports(TrainerCallback):
     "Progress every `every` seconds; after each epoch the validation loss and sample captions."
     def __init__(self, model:Captioner, validation=None, # batches with labels
                  samples:Tensor=None,                    # (N,P,Dv) features to caption
                  every:float=10., quiet:bool=False, out=None):
         self.model, self.validation, self.samples, self.every, self.quiet, self.out = model, validation, samples, every, quiet, out or sys.stdout
-        self.history, self.captions, self.last = [], [], 0.
+        self.history, self.captions, self.last, self.whole = [], [], 0., nullcontext # `train_phase` says how to have the whole model for a moment
 
     def say(self, text):
         if not self.quiet: print(text, file=self.out, flush=True)
@@ -76,8 +81,9 @@ class Reports(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         entry, training = dict(step=state.global_step, epoch=round(state.epoch, 2)), self.model.training
         self.model.eval()
-        if self.validation: entry['validation_loss'] = validation_loss(self.model, self.validation)
-        if self.samples is not None: entry['captions'] = self.model.caption_features(self.samples)
+        with self.whole():
+            if self.validation: entry['validation_loss'] = validation_loss(self.model, self.validation)
+            if self.samples is not None: entry['captions'] = self.model.caption_features(self.samples)
         self.model.train(training)
         self.captions.append(entry)
         self.say(f'epoch {entry["epoch"]:g}' + (f'  validation loss {entry["validation_loss"]:.3f}' if self.validation else '')
@@ -86,10 +92,10 @@ class Reports(TrainerCallback):
 @torch.no_grad()
 def validation_loss(model, batches)->float:
     "Mean cross-entropy a token, in nats."
-    losses = [(model(**b).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
+    losses = [(model(**{k: v.to(model.device) for k, v in b.items()}).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
     return sum(l*n for l, n in losses)/sum(n for _, n in losses)
 
-# %% ../nbs/20_training.ipynb #24dbc78e
+# %% ../nbs/20_training.ipynb #2d0d67d5
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
@@ -118,6 +124,7 @@ class TrainParameters:
     limit:int=0                # images
     max_steps:int=0
     save_steps:int=500
+    text_cache:float=20.       # GB that the frozen lower blocks' states of the captions may take on disk; they are computed at every step where they would take more
     resume:bool=False          # go on with the newest unfinished run, or with `name`
     show_images:bool=True      # False: no picture of the data in the archive
     quiet:bool=False
@@ -130,7 +137,7 @@ class TrainParameters:
         phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')))
         return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
 
-# %% ../nbs/20_training.ipynb #55afcd11
+# %% ../nbs/20_training.ipynb #a79104dc
 def images_a_batch(phase:Phase)->int:
     "Items of a batch: `batch_size` counts captions."
     return max(1, round(phase.batch_size/phase.captions_together))
@@ -144,21 +151,33 @@ def training_arguments(phase:Phase, folder, max_steps:int=0, seed:int=0, save_st
         use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=log_steps, save_steps=save_steps, save_total_limit=1, report_to='none',
         remove_unused_columns=False, label_names=['labels'], disable_tqdm=True)
 
+def newest_checkpoint(folder:Path)->Path|None:
+    "The newest complete checkpoint: the Trainer writes its state last, and a process may be killed before that."
+    def complete(path):
+        try: return bool(json.loads((path/'trainer_state.json').read_text()))
+        except (OSError, ValueError): return False
+    return max(filter(complete, Path(folder).glob('checkpoint-*')), key=lambda p: int(p.name.rpartition('-')[2]), default=None)
+
 def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
                 folder:Path,             # checkpoints go here
                 seed:int=0, resume:bool=False, max_steps:int=0, save_steps:int=200,
                 reports:Reports=None, callbacks=(), # TrainerCallbacks
                 parts=(),                # only these trainable parts of the model ('fusion', 'bridge' …), all where empty
+               text_cache:float=20.,    # GB, see `cached_states`
                )->list[dict]: # the log: step, loss (mean over 20 steps), learning_rate
     "Freeze what the phase freezes and train the rest in place; `resume` continues from the newest checkpoint in `folder`."
     set_seed(seed)
     apply_phase(model, phase.ratio)
     if parts: keep_training(model, parts)
+    quiet = reports is None or reports.quiet
     steps = max_steps or phase.epochs*-(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
-    newest = get_last_checkpoint(folder) if resume and Path(folder).is_dir() else None
-    trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset, data_collator=Collate(dataset, model.tokenizer.pad_token_id),
-                      callbacks=[*([reports] if reports else []), *callbacks])
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=newest)
+    newest = newest_checkpoint(folder) if resume else None
+    depth = frozen_depth(model); states = cached_states(model, depth, [ids for _, captions in dataset.items for ids in captions], text_cache, progress=not quiet)
+    with SetAside(model, depth if states else 0, folder) as aside:
+        if reports: reports.whole = aside.whole
+        trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset,
+                          data_collator=Collate(dataset, model.tokenizer.pad_token_id, states), callbacks=[*([reports] if reports else []), *callbacks])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model.eval()
     return [dict(step=x['step'], loss=float(x['loss']), learning_rate=float(x['learning_rate'])) for x in trainer.state.log_history if 'loss' in x]
