@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'variants', 'variant', 'caption_once',
-           'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'shared_ids', 'published_step',
-           'cached_step', 'training_setup', 'loading_seconds', 'training_peak', 'loading_peak', 'captioning_peak',
-           'building_seconds', 'llava_seconds', 'peak_memory', 'in_process', 'exponent', 'BenchmarkParameters']
+           'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'shared_ids', 'peak_memory', 'in_process',
+           'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds', 'exponent', 'BenchmarkParameters']
 
-# %% ../nbs/32_benchmarking.ipynb #51149782
+# %% ../nbs/32_benchmarking.ipynb #dd64385d
 import multiprocessing
 import os
 import re
@@ -19,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,12 +28,8 @@ from transformers.initialization import no_init_weights
 
 from .captioner import Captioner, set_special_tokens
 from .decoding import PRECISIONS, greedy_decode, with_precision
-from .encoder import num_patches
-from .freezing import apply_phase, build_meta
-from .fusion import blocks_of
+from .freezing import build_meta
 from .native import Int8Linear, can_compile, kernels
-from .text_states import TextStates, frozen_depth
-from .training import Collate
 
 # %% ../nbs/32_benchmarking.ipynb #44348cb9
 def unloaded(make:Callable, # () -> model
@@ -175,81 +169,6 @@ def shared_ids(ids:Tensor, # (N,T) that a trained model wrote
     for old, new in ((a.bos_token_id, b.bos_token_id), (a.eos_token_id, b.eos_token_id), (a.pad_token_id, b.pad_token_id)): out[ids == old] = new
     return out
 
-# %% ../nbs/32_benchmarking.ipynb #44c7b709
-def published_step(model:Captioner, optimiser, pixel_values:Tensor, # (B,3,H,W), one image a caption
-                   ids:Tensor)->float:                             # (B,T)
-    "Forward, backward, clipping and update as the published loop does them; the loss."
-    loss = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
-    return _update(model, optimiser, loss)
-
-def cached_step(model:Captioner, optimiser, patch_features:Tensor, # (images,P,Dv)
-                ids:Tensor,                                        # (B,T), B a multiple of the images
-                text_states:Tensor=None)->float:                   # (B,T,D)
-    "The same from cached features and, where the lower blocks are aside, cached text states."
-    index = torch.arange(len(ids))//(len(ids)//len(patch_features))
-    loss = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, image_index=index, text_states=text_states).loss
-    return _update(model, optimiser, loss)
-
-def _update(model, optimiser, loss):
-    loss.backward(); nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 5.)
-    optimiser.step(); optimiser.zero_grad()
-    return loss.item()
-
-def training_setup(kind:str,       # 'published' or 'cached'
-                   preset='',      # 'reference' or 'base' where empty
-                   ratio:float=.7, batch:int=8, tokens:int=20, captions_together:int=1)->Callable: # a step
-    "A model at full size with its optimiser, ready to be timed."
-    model = apply_phase(full_size(preset or dict(published='reference', cached='base')[kind]), ratio).train()
-    for p in model.parameters(): # a constant model learns nothing and goes to numbers too small to be quick
-        if p.ndim > 1: p.data.normal_(std=.02)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-5, **(dict(fused=True) if kind == 'cached' else {})) # one pass over the weights, as transformers' Trainer takes it; the published code has PyTorch's default
-    ids = torch.randint(0, model.config.text_config.vocab_size, (batch, tokens))
-    if kind == 'published':
-        size = getattr(model.config.vision_config, 'vision_config', model.config.vision_config).image_size; pixels = torch.randn(batch, 3, size, size)
-        return lambda: published_step(model, optimiser, pixels, ids)
-    features = torch.randn(batch//captions_together, model.encoder.num_patches, model.encoder.projection.in_features)
-    depth = frozen_depth(model); states = torch.randn(batch, tokens, model.config.width) if depth else None
-    model.encoder.model = nn.Module(); del blocks_of(model.decoder.base_model)[:depth] # set aside: see `text_states`
-    return lambda: cached_step(model, optimiser, features, ids, states)
-
-def loading_seconds(folder, preset='base', images:int=1000, captions:int=5, batch:int=8, tokens:int=20, batches:int=50)->float: # a batch
-    "Time to read a batch from memory-mapped features and text states of a preset's size, in random order."
-    config = build_meta(preset).config; rng = np.random.default_rng(0); patches, inside = num_patches(config.vision_config), config.vision_config.hidden_size
-    texts = [tuple(row) for row in rng.integers(5, 999, (images*captions, tokens)).tolist()]; maps = {}
-    for name, shape in dict(features=(images, patches, inside), states=(len(texts)*tokens, config.width)).items():
-        maps[name] = np.lib.format.open_memmap(Path(folder)/f'{name}.npy', 'w+', np.float16, shape); maps[name][:] = 1; maps[name].flush()
-    collate = Collate(SimpleNamespace(cache=SimpleNamespace(features=maps['features'])), 0, TextStates(maps['states'], {t: i*tokens for i, t in enumerate(texts)}))
-    chosen = [[(int(i)//captions, [list(texts[i])]) for i in rng.integers(0, len(texts), batch)] for _ in range(batches)]
-    return statistics.median(_timed(lambda: collate(items)) for items in chosen)
-
-def training_peak(*args)->float: # loss of the second step
-    "Two training steps, for `in_process`."
-    step = training_setup(*args); step()
-    return step()
-
-def loading_peak(folder)->int: # bytes of the weights
-    "Load a checkpoint in the type it has and read every weight, for `in_process`."
-    model = Captioner.from_pretrained(folder, dtype='auto'); parameters = {p.data_ptr(): p for p in model.parameters()}
-    for p in parameters.values(): p.max() # what is only mapped from the file is not in memory yet
-    return sum(p.numel()*p.element_size() for p in parameters.values())
-
-def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
-    "Captions at full size, for `in_process`."
-    model = variant(full_size(preset, torch.bfloat16 if precision == 'bfloat16' else torch.float32), 'float32' if precision == 'bfloat16' else precision)
-    size = model.config.vision_config.image_size; caption_once(model, torch.zeros(batch, 3, size, size, dtype=model.dtype), tokens)
-    return sum(p.numel() for p in model.parameters())
-
-def building_seconds()->float:
-    "Build the C++ kernels from nothing, for `in_process`."
-    with TemporaryDirectory() as folder:
-        os.environ['TORCH_EXTENSIONS_DIR'] = folder
-        return _timed(kernels)
-
-def llava_seconds(quick:bool, tokens:int, turns:int=1)->dict: # seconds, a list; parameters
-    "LLaVA-1.5-7B in bfloat16, for `in_process`: it wants most of a machine's memory."
-    system = llava(quick); model = unloaded(system.build, torch.bfloat16); x = torch.zeros(1, 3, system.image_size, system.image_size, dtype=torch.bfloat16)
-    return dict(seconds=[_timed(lambda: system.run(model, x, tokens)) for _ in range(turns)], parameters=model.num_parameters())
-
 # %% ../nbs/32_benchmarking.ipynb #76b80077
 def peak_memory()->int: # bytes
     "The most resident memory that this process has had. On Linux not by getrusage, which a new process inherits from the one that started it."
@@ -273,6 +192,30 @@ def in_process(f:Callable, *args # what can be pickled
     process.join()
     if 'error' in found: raise RuntimeError(found['error'])
     return found
+
+# %% ../nbs/32_benchmarking.ipynb #e6df755a
+def loading_peak(folder)->int: # bytes of the weights
+    "Load a checkpoint in the type it has and read every weight, for `in_process`."
+    model = Captioner.from_pretrained(folder, dtype='auto'); parameters = {p.data_ptr(): p for p in model.parameters()}
+    for p in parameters.values(): p.max() # what is only mapped from the file is not in memory yet
+    return sum(p.numel()*p.element_size() for p in parameters.values())
+
+def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
+    "Captions at full size, for `in_process`."
+    model = variant(full_size(preset, torch.bfloat16 if precision == 'bfloat16' else torch.float32), 'float32' if precision == 'bfloat16' else precision)
+    size = model.config.vision_config.image_size; caption_once(model, torch.zeros(batch, 3, size, size, dtype=model.dtype), tokens)
+    return sum(p.numel() for p in model.parameters())
+
+def building_seconds()->float:
+    "Build the C++ kernels from nothing, for `in_process`."
+    with TemporaryDirectory() as folder:
+        os.environ['TORCH_EXTENSIONS_DIR'] = folder
+        return _timed(kernels)
+
+def llava_seconds(quick:bool, tokens:int, turns:int=1)->dict: # seconds, a list; parameters
+    "LLaVA-1.5-7B in bfloat16, for `in_process`: it wants most of a machine's memory."
+    system = llava(quick); model = unloaded(system.build, torch.bfloat16); x = torch.zeros(1, 3, system.image_size, system.image_size, dtype=torch.bfloat16)
+    return dict(seconds=[_timed(lambda: system.run(model, x, tokens)) for _ in range(turns)], parameters=model.num_parameters())
 
 # %% ../nbs/32_benchmarking.ipynb #a4b6f1a2
 def exponent(sizes:list, seconds:list)->float:

@@ -222,15 +222,17 @@ def explain(image:Annotated[Path, typer.Argument(help='An image file.')], out:An
     said = write_explanation(Captioner.from_pretrained(model or default_model(run)), image, out, caption, method)
     typer.echo(f'{said}\nwritten: {out}')
 
-# %% ../nbs/41_cli.ipynb #59987475
+# %% ../nbs/41_cli.ipynb #63ab7b76
 @app.command('params')
 def params(preset:Annotated[str, typer.Option(help='mini, base or reference.')]='reference', ratio:Annotated[Optional[float], typer.Option(help='Share of the decoder that is frozen; the published table has 0.4.')]=None,
            run:Annotated[str, typer.Option(help='The table of a run instead.')]='', as_json:Annotated[bool, typer.Option('--json')]=False, markdown:bool=False):
     "Print the parameter table. Example: qvision params --preset reference --ratio 0.7"
     from qvision.captioner import Captioner
-    from qvision.freezing import apply_phase, build_meta, parameter_table, render_table
+    from qvision.freezing import apply_phase, build_meta, parameter_table, render_comparison, render_table
     model = Captioner.from_pretrained(default_model(run)) if run else build_meta(preset)
-    typer.echo(render_table(parameter_table(apply_phase(model, .4 if ratio is None else ratio)), 'json' if as_json else 'markdown' if markdown else 'text'))
+    share, style = .4 if ratio is None else ratio, 'json' if as_json else 'markdown' if markdown else 'text'
+    typer.echo(render_table(parameter_table(apply_phase(model, share)), style))
+    if preset == 'base' and not run and not as_json: typer.echo('\n' + render_comparison(share, style))
 
 @app.command('import-multimodel')
 def import_multimodel(source:Annotated[str, typer.Argument(help='Folder with config.json and three safetensors, checkpoint.pth, or hub id.')], out:Annotated[Path, typer.Argument(help='Folder for the qvision checkpoint.')],
