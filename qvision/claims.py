@@ -131,7 +131,7 @@ def _progressive(m):
 
 def _hallucination(m):
     v = {s: {b: m['versus_qformer'][s][b]['CHAIRi'] for b in ('mlp', 'linear')} for s in m['versus_qformer']}
-    better = [d['least'] > 0 for s in v.values() for d in s.values()]; worse = [d['most'] < 0 for s in v.values() for d in s.values()]
+    better = [d['least'] > 0 for s in v.values() for d in s.values()]
     text = '; '.join(f'{s}: Q-Former {m["means"][s]["qformer"]["CHAIRi"]:.3f}, ' + ', '.join(f'{b} {m["means"][s][b]["CHAIRi"]:.3f}' for b in ('mlp', 'linear', 'blind')) for s in v)
     return f'CHAIRi, mean of {len({r["seed"] for r in m["rows"]})} seeds: {text}', HOLDS if all(better) else FAILS if not any(better) else PART
 

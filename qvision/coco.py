@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path

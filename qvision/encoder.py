@@ -10,7 +10,7 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, CLIPConfig, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 
 # %% ../nbs/10_encoder.ipynb #018162d4
 def num_patches(config:PreTrainedConfig)->int: # P

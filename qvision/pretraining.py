@@ -20,14 +20,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import (CLIPConfig, CLIPImageProcessorPil, CLIPModel, GPT2Config, GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM,
+from transformers import (CLIPConfig, CLIPImageProcessorPil, CLIPModel, GPT2Config, GPT2LMHeadModel, GPTNeoConfig,
                           PrinterCallback, Trainer, TrainingArguments)
 
 from .drawing import SIDE
 from .features import open_rgb
 from .grounding import patch_cover
 from .minicoco import fresh_example
-from .tokens import encode_captions, train_tokenizer
+from .tokens import encode_captions
 from .training import newest_checkpoint
 
 # %% ../nbs/22_pretraining.ipynb #3de04736

@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from .drawing import CATEGORIES, COLOURS, DRAWINGS, HORIZON, SIDE, SIZES, draw_backdrop, draw_object, weather
+from .drawing import COLOURS, DRAWINGS, HORIZON, SIDE, SIZES, draw_backdrop, draw_object, weather
 
 # %% ../nbs/02b_scenes.ipynb #a1371d9a
 HOME = dict(beach=('boat', 'umbrella', 'kite', 'sports ball', 'bird'), street=('car', 'bus', 'fire hydrant', 'suitcase', 'dog'),

@@ -8,7 +8,6 @@ __all__ = ['NEW_ROWS', 'own_tensors', 'backbone_tensors', 'difference', 'trainab
            'ImageProgram', 'WordProgram', 'flat_cache', 'export_captioner']
 
 # %% ../nbs/15_sharing.ipynb #c9f1e9e2
-import math
 from pathlib import Path
 
 import torch
@@ -145,7 +144,7 @@ def describe_run(run)->str:
 # %% ../nbs/15_sharing.ipynb #104f9838
 def limits(model:Captioner, runs:list)->list[str]:
     "What the model's records say that it cannot do, or that nobody has measured."
-    c, out = model.config, [f'Captions end after {model.config.caption_length} tokens; an image is seen as {model.encoder.num_patches} patches.']
+    out = [f'Captions end after {model.config.caption_length} tokens; an image is seen as {model.encoder.num_patches} patches.']
     if not runs: out.append('No run is given: on what it was trained and how well it does is not known here.')
     for r in runs:
         i, m = r.info, r.metrics

@@ -39,7 +39,7 @@ def in_browser(site, server, page, width, script)->str:
     harness = site/'harness.html'
     harness.write_text(f'''<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre><script>
 const done = x => document.getElementById('out').textContent = JSON.stringify(x);
-document.getElementById('f').onload = e => setTimeout(() => {{ const frame = e.target.contentWindow; {script} }}, 1000);</script>''')
+document.getElementById('f').onload = () => setTimeout(() => {{ const frame = document.getElementById('f').contentWindow; {script} }}, 1000);</script>''')
     try: dom = subprocess.run([CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1600,1000', '--virtual-time-budget=12000', '--dump-dom', f'{server}/harness.html'], capture_output=True, text=True, timeout=120).stdout
     finally: harness.unlink()
     found = re.search(r'<pre id="out">(.+?)</pre>', dom)

@@ -1,5 +1,4 @@
 "The docs site from the notebooks with their saved outputs and from archived runs: nbdev's processing, rendered by smalldocs. No Quarto, no network."
-import json
 import re
 import shutil
 import subprocess
