@@ -53,7 +53,7 @@ class Attention(nn.Module):
         if need_weights or (x.device.type == 'cpu' and torch.is_grad_enabled()): # the fused kernel's backward is slower on a CPU
             weights = (q @ k.transpose(-2, -1)/q.shape[-1]**.5).softmax(-1)
             out = dropout(weights, p) @ v
-        else: out = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v, dropout_p=p)
+        else: out = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=p)
         return self.out_proj(out.transpose(-3, -2).flatten(-2)), weights if need_weights else None
 
 # %% ../nbs/11_qformer.ipynb #e3e946fe
@@ -96,7 +96,7 @@ class QFormer(nn.Module):
                 need_weights:bool=False,
                )->dict:                      # visual_tokens (B,1+Q,D) global token first; hidden_states, self_attentions, cross_attentions: one per layer
         "Refine the global and query tokens against the image."
-        x = torch.cat((self.global_token, self.query_tokens), 1); every = x.expand(len(image_features), -1, -1)
+        x = torch.cat((self.global_token, self.query_tokens), 1); every = x.expand(image_features.shape[0], -1, -1)
         if need_weights: x = every # whose gradients are asked for, image by image
         keys, values = self.key_proj(image_features), self.value_proj(image_features)
         states, own, seen = [every], [], []
