@@ -114,7 +114,7 @@ def _library_int8(linear:nn.Linear)->nn.Module:
     from torch.ao.quantization import per_channel_dynamic_qconfig
     linear = copy.copy(linear); linear.qconfig = per_channel_dynamic_qconfig
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning) # torchao is to follow; on a CPU these kernels are the quicker ones
+        for kind in (DeprecationWarning, UserWarning): warnings.simplefilter('ignore', kind) # torchao is to follow; on a CPU these kernels are the quicker ones
         return Linear.from_float(linear)
 
 def with_precision(model:nn.Module, precision:str='float32', # one of PRECISIONS
