@@ -78,8 +78,9 @@ def cached_states(model:Captioner, depth:int, # of `frozen_depth`
                   folder=None,                # `cache_folder()` where None
                   batch_size:int=256, progress:bool=True)->TextStates|None:
     "States of every distinct caption, computed where the cache lacks them; None where there is nothing to keep, or no room."
+    if not depth: return None
     captions = sorted({tuple(c) for c in captions}); size = sum(map(len, captions))*model.config.text_config.hidden_size*2
-    if not depth or size > limit*1e9: return None
+    if size > limit*1e9: return None
     below = nn.ModuleList([model.get_input_embeddings(), *position_embeddings(model), *blocks_of(model.decoder.base_model)[:depth]])
     key = hashlib.sha256((json.dumps(captions) + weights_checksum(below)).encode()).hexdigest()[:32]
     start = dict(zip(captions, np.cumsum([0, *map(len, captions)]).tolist()))
