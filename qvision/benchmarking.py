@@ -29,7 +29,8 @@ from transformers.initialization import no_init_weights
 from .captioner import Captioner, set_special_tokens
 from .decoding import PRECISIONS, greedy_decode, with_precision
 from .freezing import build_meta
-from .native import Int8Linear, can_compile, kernels
+from .kernels import can_compile, kernels
+from .native import PackedLinear
 
 # %% ../nbs/32_benchmarking.ipynb #44348cb9
 def unloaded(make:Callable, # () -> model
@@ -107,8 +108,8 @@ def llava(quick:bool=False)->System:
     return System('LLaVA-1.5-7B', lambda: LlavaForConditionalGeneration(config), _llava, 28 if quick else 336, ('bfloat16',))
 
 def variants()->list[str]:
-    "What qvision can run in here: precisions, and int8 by the compiled kernels where they can be built."
-    return [*PRECISIONS, *(['int8 compiled'] if can_compile() else [])]
+    "What qvision can run in here: precisions, and int8 by the compiled kernels where they can be built; int4 only there."
+    return [*PRECISIONS[:-1], *(['int8 compiled', 'int4'] if can_compile() else [])]
 
 def variant(model:Captioner, name:str)->Captioner: # one of `variants`
     "The captioner in that form."
@@ -151,12 +152,12 @@ def summary(seconds:list)->dict: # median, least, most
     return dict(median=statistics.median(seconds), least=min(seconds), most=max(seconds), turns=len(seconds))
 
 def step_bytes(model:Captioner)->int:
-    "Bytes of all weights that a token reads: decoder (output layer included, embedding rows not), fusion; packed int8 ones counted a byte a weight."
+    "Bytes of all weights that a token reads: decoder (output layer included, embedding rows not), fusion; packed ones with their scales."
     total, seen = 0, set()
     for part in (model.decoder, model.fusion):
         for m in part.modules():
             if isinstance(m, nn.Embedding): continue
-            if isinstance(m, Int8Linear): total += m.weight.numel()
+            if isinstance(m, PackedLinear): total += m.codes.numel() + 2*m.scale.numel()
             elif callable(getattr(m, 'weight', None)): total += m.weight().numel() # packed
             for p in m.parameters(recurse=False):
                 if p.data_ptr() not in seen: seen.add(p.data_ptr()); total += p.numel()*p.element_size()

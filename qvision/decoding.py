@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPTNeoModel
 
-from .native import Int8Linear, copy_with, is_native, kernels, native_step
+from .kernels import kernels
+from .native import PackedLinear, copy_with, is_native, native_step
 
 # %% ../nbs/11b_decoding.ipynb #705bba4c
 def neo_step(decoder:GPTNeoModel,
@@ -107,7 +108,7 @@ def greedy_decode(model,            # a Captioner with late fusion
     return ids, work
 
 # %% ../nbs/11b_decoding.ipynb #3382d95b
-PRECISIONS = ('float32', 'bfloat16', 'int8')
+PRECISIONS = ('float32', 'bfloat16', 'int8', 'int4')
 
 def _library_int8(linear:nn.Linear)->nn.Module:
     from torch.ao.nn.quantized.dynamic import Linear
@@ -118,14 +119,15 @@ def _library_int8(linear:nn.Linear)->nn.Module:
         return Linear.from_float(linear)
 
 def with_precision(model:nn.Module, precision:str='float32', # one of PRECISIONS
-                   compiled:bool=False                       # int8: the text side in C++, built on first use
+                   compiled:bool=False                       # int8: by the kernels in C++, built on first use, which int4 always takes
                   )->nn.Module:
     "A captioner for inference in another precision; the original stays as it is, except that float32 gives it back itself."
     if precision not in PRECISIONS: raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, not {precision!r}')
-    if compiled and precision != 'int8': raise ValueError(f'compiled kernels are for int8, not {precision}')
+    if compiled and precision not in ('int8', 'int4'): raise ValueError(f'compiled kernels are for int8 and int4, not {precision}')
     if precision == 'float32': return model
     if precision == 'bfloat16': return copy.deepcopy(model).to(torch.bfloat16)
-    if model.device.type != 'cpu': raise ValueError('int8 is for the CPU: on a GPU take bfloat16')
-    if compiled: kernels() # an error now, where they cannot be built
-    text = {m for part in (model.decoder, model.fusion) for m in part.modules()} if compiled else ()
-    return copy_with(model, lambda linear: Int8Linear(linear) if linear in text else _library_int8(linear))
+    if model.device.type != 'cpu': raise ValueError(f'{precision} is for the CPU: on a GPU take bfloat16')
+    if precision == 'int8' and not compiled: return copy_with(model, _library_int8)
+    kernels() # an error now, where they cannot be built
+    blocks = set(model.decoder.base_model.modules()) if precision == 'int4' else ()
+    return copy_with(model, lambda linear: PackedLinear(linear, 4 if linear in blocks else 8))

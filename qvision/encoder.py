@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(getattr(config, 'vision_config', config).hidden_size, width)
 
     @property
-    def dtype(self): return getattr(self.projection.weight, 'dtype', torch.float32) # packed int8 weights take float32, see `with_precision`
+    def dtype(self): return getattr(getattr(self.projection, 'weight', None), 'dtype', torch.float32) # packed int8 weights take float32, see `with_precision`
     @property
     def tower(self): return getattr(self.model, 'vision_model', self.model)
 
