@@ -60,13 +60,14 @@ class _Group: # images on some prefixes of the same length
     tokens:Tensor  # (U,) newest token of each prefix
     parents:Tensor # (U,) where in `cache` its beginning is
     cache:list
+    alone:bool=True # whether no other group continues this cache
 
 def _split(group:_Group, size:int)->list: # groups of at most `size` prefixes
     if len(group.tokens) <= size: return [group]
     out = []
     for start in range(0, len(group.tokens), size):
         mine = (group.which >= start) & (group.which < start + size)
-        out.append(_Group(group.rows[mine], group.which[mine] - start, group.tokens[start:start + size], group.parents[start:start + size], group.cache))
+        out.append(_Group(group.rows[mine], group.which[mine] - start, group.tokens[start:start + size], group.parents[start:start + size], group.cache, False))
     return out[::-1]
 
 def choose_tokens(model, states:Tensor, # (U,D) of the prefixes
@@ -94,7 +95,8 @@ def greedy_decode(model,            # a Captioner with late fusion
     waiting = _split(_Group(rows, first, ids[:1, 0] if share else ids[:, 0], torch.zeros(1 if share else n, dtype=torch.long, device=device), []), max_prefixes)
     while waiting:
         group = waiting.pop()
-        cache = group.cache if len(group.parents) == 1 and (not group.cache or len(group.cache[0]) == 1) else [x[group.parents] for x in group.cache] # nothing to pick for one prefix
+        whole = group.alone and group.cache and torch.equal(group.parents, torch.arange(len(group.cache[0]), device=device)) # nothing to pick
+        cache = group.cache if whole else [x[group.parents] for x in group.cache]
         states, cache = text_step(model.decoder.base_model, group.tokens, cache)
         t = cache[0].shape[2]
         chosen = choose_tokens(model, states, group.which, visual_kv[group.rows])

@@ -9,18 +9,22 @@ __all__ = ['LAYERS', 'STEP', 'can_compile', 'kernels']
 import os
 import shutil
 import sysconfig
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from torch.utils.cpp_extension import load_inline
+import torch
+from torch.utils.cpp_extension import get_default_build_root, load_inline
 
 # %% ../nbs/11c_kernels.ipynb #f0a95ce6
 #| code-fold: true
 LAYERS = r'''
 #include <torch/extension.h>
 #include <sys/mman.h>
-#ifdef __AVX512VNNI__
+#ifdef __x86_64__
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #include <cmath>
 #include <cstring>
@@ -31,6 +35,7 @@ using at::Tensor; using std::vector;
 
 typedef int32_t Ints __attribute__((vector_size(64))); typedef uint32_t Words __attribute__((vector_size(64))); typedef float Floats __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64))); typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Loose __attribute__((vector_size(64), aligned(4))); // Floats anywhere in memory
 
 // Sixteen outputs: sum[n] += w[4n..4n+3]·x[0..3]
 static inline Ints dot(Ints sum, Bytes w, const int8_t* x) {
@@ -40,6 +45,15 @@ static inline Ints dot(Ints sum, Bytes w, const int8_t* x) {
 #else
     for (int n = 0; n < 16; n++) sum[n] += w[4*n]*x[0] + w[4*n + 1]*x[1] + w[4*n + 2]*x[2] + w[4*n + 3]*x[3];
     return sum;
+#endif
+}
+
+// a*b + c, rounded once: the same value wherever it is written
+static inline Floats fused(Floats a, Floats b, Floats c) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a*b + c;
 #endif
 }
 
@@ -68,7 +82,7 @@ struct Linear { // codes (panels, K/32, bits, 64), scale (panels, groups, 16), b
 
 struct Rows { // x ≈ step*q, and the sums of q in each group; what is beyond x is 0
     int64_t n, k, groups; vector<int8_t> q; vector<float> step; vector<int32_t> sums;
-    Rows(int64_t n, const Linear& l) : n(n), k(l.k), groups(l.groups), q(n*k), step(n), sums(n*groups) {}
+    Rows(int64_t n, const Linear& l) : n(n), k(l.k), groups(l.groups), q((n + 31)/32*32*k), step(n), sums(n*groups) {}
     void put(int64_t i, const float* x, int64_t width) {
         float top = 0; int8_t* out = &q[i*k];
         for (int64_t j = 0; j < width; j++) top = std::max(top, std::fabs(x[j]));
@@ -79,6 +93,12 @@ struct Rows { // x ≈ step*q, and the sums of q in each group; what is beyond x
 };
 
 struct Out { float* y; bool add; }; // (U,N): where results go, or are added
+
+static inline void put(const Linear& l, int64_t panel, const Rows& x, int64_t row, Floats sum, Out out) { // what a row gives for the sixteen outputs of a panel
+    const int64_t first = 16*panel, width = std::min<int64_t>(16, l.n - first); float* to = out.y + row*l.n + first; const float* b = l.b + first; const Floats step = Floats{} + x.step[row];
+    if (width == 16) { Loose& y = *reinterpret_cast<Loose*>(to); const Floats value = fused(sum, step, *reinterpret_cast<const Loose*>(b)); y = out.add ? y + value : value; }
+    else { Floats bias = {}; for (int64_t n = 0; n < width; n++) bias[n] = b[n]; const Floats value = fused(sum, step, bias); for (int64_t n = 0; n < width; n++) to[n] = out.add ? to[n] + value[n] : value[n]; }
+}
 
 // R rows with W panels: what is read from memory is used for all of them. Codes are unsigned, so their middle times the sum of the row is taken off.
 template <int BITS, int R, int W> static inline void tile(const Linear& l, int64_t panel, const Rows& x, int64_t row, Out out) {
@@ -91,10 +111,10 @@ template <int BITS, int R, int W> static inline void tile(const Linear& l, int64
             #pragma GCC unroll 4
             for (int a = 0; a < W; a++) sum[r][a] = Ints{} - (1 << (BITS - 1))*x.sums[(row + r)*l.groups + g];
         for (int64_t j = g*group; j < (g + 1)*group; j += 32/BITS) {
-            Bytes low[W], high[W];
+            Bytes low[W], high[W]; const int64_t ahead = 2*BITS*j + 2048 < size ? 2048 : 2048 + (W - 1)*size; // at the end of a panel, into the next that this thread reads
             #pragma GCC unroll 4
             for (int a = 0; a < W; a++) {
-                const uint8_t* at = w + a*size + 2*BITS*j; __builtin_prefetch(at + 2048); low[a] = *reinterpret_cast<const Bytes*>(at);
+                const uint8_t* at = w + a*size + 2*BITS*j; __builtin_prefetch(at + ahead); low[a] = *reinterpret_cast<const Bytes*>(at);
                 if (BITS == 4) { high[a] = (Bytes)((Words)low[a] >> 4) & 15; low[a] &= 15; }
             }
             #pragma GCC unroll 8
@@ -108,16 +128,15 @@ template <int BITS, int R, int W> static inline void tile(const Linear& l, int64
         #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             #pragma GCC unroll 4
-            for (int a = 0; a < W; a++) y[r][a] += __builtin_convertvector(sum[r][a], Floats)*widen(s + 16*(a*l.groups + g));
+            for (int a = 0; a < W; a++) {
+                const uint16_t* at = s + 16*(a*l.groups + g); y[r][a] = fused(__builtin_convertvector(sum[r][a], Floats), widen(at), y[r][a]);
+                if (!r) __builtin_prefetch(at + 16*W*l.groups);
+            }
     }
-    for (int a = 0; a < W; a++) {
-        const int64_t first = 16*(panel + a), bytes = 4*std::min<int64_t>(16, l.n - first); Floats bias = {}; std::memcpy(&bias, l.b + first, bytes);
-        for (int r = 0; r < R; r++) {
-            float* to = out.y + (row + r)*l.n + first; Floats value = y[r][a]*x.step[row + r] + bias, old = {};
-            if (out.add) { std::memcpy(&old, to, bytes); value += old; }
-            std::memcpy(to, &value, bytes);
-        }
-    }
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+        #pragma GCC unroll 4
+        for (int a = 0; a < W; a++) put(l, panel + a, x, row + r, y[r][a], out);
 }
 
 template <int BITS, int W> static inline void rows(const Linear& l, int64_t panel, const Rows& x, Out out) {
@@ -135,8 +154,46 @@ template <int BITS, int W> static void panels(const Linear& l, const Rows& x, Ou
         else for (int64_t last = W*p; last < l.panels; last++) rows<BITS, 1>(l, last, x, out);
 }
 
+#ifdef __AMX_INT8__
+static bool allowed() { static const bool granted = !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tiles */); return granted; }
+
+// Sixteen or 32 rows with two panels by the processor's matrix unit, 64 inputs at a time: tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights.
+template <bool MORE> static inline void block(const Linear& l, int64_t panel, const Rows& x, int64_t row, Out out) {
+    const bool two = panel + 1 < l.panels; const uint8_t *w = l.w + panel*16*l.k, *v = two ? w + 16*l.k : w; const int8_t* q = &x.q[row*l.k];
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    for (int64_t j = 0; j < l.k; j += 64) {
+        #pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) { __builtin_prefetch(w + 16*j + 64*i + 2048); __builtin_prefetch(v + 16*j + 64*i + 2048); }
+        _tile_loadd(6, w + 16*j, 64); _tile_loadd(7, v + 16*j, 64);
+        _tile_loadd(4, q + j, l.k); _tile_dpbsud(0, 4, 6); _tile_dpbsud(1, 4, 7);
+        if (MORE) { _tile_loadd(5, q + 16*l.k + j, l.k); _tile_dpbsud(2, 5, 6); _tile_dpbsud(3, 5, 7); }
+    }
+    alignas(64) Ints sum[4][16]; _tile_stored(0, sum[0], 64); _tile_stored(1, sum[1], 64);
+    if (MORE) { _tile_stored(2, sum[2], 64); _tile_stored(3, sum[3], 64); }
+    for (int64_t r = 0; r < std::min<int64_t>(MORE ? 32 : 16, x.n - row); r++)
+        for (int64_t a = 0; a < 1 + two; a++)
+            put(l, panel + a, x, row + r, fused(__builtin_convertvector(sum[r/16*2 + a][r % 16] - 128*x.sums[row + r], Floats), widen(l.s + 16*(panel + a)), Floats{}), out);
+}
+
+static void blocks(const Linear& l, const Rows& x, Out out) {
+    struct alignas(64) { uint8_t palette = 1, start = 0, none[14] = {}; uint16_t width[16] = {}; uint8_t rows[16] = {}; } shape;
+    for (int i = 0; i < 8; i++) { shape.width[i] = 64; shape.rows[i] = i < 6 ? std::min<int64_t>(16, x.n) : 16; }
+    _tile_loadconfig(&shape);
+    #pragma omp for schedule(static) nowait
+    for (int64_t p = 0; p < l.panels; p += 2) {
+        int64_t i = 0;
+        for (; i + 16 < x.n; i += 32) block<true>(l, p, x, i, out);
+        if (i < x.n) block<false>(l, p, x, i, out);
+    }
+    _tile_release();
+}
+#endif
+
 // For all threads of a team: each takes some of the outputs, and does not wait for the others. Few rows take more panels at once, since reading is what takes the time.
 static void multiply(const Linear& l, const Rows& x, Out out) {
+#ifdef __AMX_INT8__
+    if (x.n >= 8 && l.bits == 8 && l.k % 64 == 0 && allowed()) return blocks(l, x, out);
+#endif
     if (l.bits == 8) x.n < 4 ? panels<8, 4>(l, x, out) : panels<8, 2>(l, x, out);
     else x.n < 4 ? panels<4, 4>(l, x, out) : panels<4, 2>(l, x, out);
 }
@@ -170,6 +227,15 @@ static void gelu(float* x, int64_t n) { // the tanh formula
     for (int64_t j = 0; j < n; j++) { const float y = .7978845608f*(x[j] + .044715f*x[j]*x[j]*x[j]); x[j] *= 1 - 1/(std::exp(2*y) + 1); }
 }
 
+// Keys or values (U,heads,t,d) with room for one more; a cache without room is copied to where there is some for the next tokens too.
+static Tensor longer(const Tensor& c, int64_t U, int64_t heads, int64_t d) {
+    const int64_t t = c.defined() ? c.size(2) : 0, room = t ? c.stride(1)/d : 0;
+    if (t < room && c.stride(2) == d && c.stride(3) == 1 && (U == 1 || c.stride(0) == heads*room*d)) return c.as_strided({U, heads, t + 1, d}, {heads*room*d, room*d, d, 1});
+    Tensor out = torch::empty({U, heads, t + 8, d}).narrow(2, 0, t + 1);
+    if (t) out.narrow(2, 0, t).copy_(c);
+    return out;
+}
+
 // One head of one prefix: the newest query (d) on all keys and values (t,d) from `first` on; attention is not scaled.
 static void attend(const float* q, const float* k, const float* v, int64_t first, int64_t t, int64_t d, float* score, float* out) {
     float top = -std::numeric_limits<float>::max(), sum = 0;
@@ -188,11 +254,10 @@ struct Neo {
         blocks.push_back(Block{{t[0][0], t[0][1]}, {t[1][0], t[1][1]}, Linear(t[2]), Linear(t[3]), Linear(t[4]), Linear(t[5]), Linear(t[6]), Linear(t[7]), window});
     }
 
-    vector<Tensor> step(Tensor embedded, vector<Tensor> cache) { // (U,D), keys and values (U,heads,t,d) of each block -> states (U,D), the same of t+1
+    vector<Tensor> step(Tensor embedded, vector<Tensor> cache) { // (U,D), keys and values (U,heads,t,d) of each block -> states (U,D), the same of t+1, in the same memory where there is room
         const int64_t U = embedded.size(0), D = embedded.size(1), d = D/heads, t = cache.empty() ? 0 : cache[0].size(2), F = blocks[0].up.n;
         Tensor states = embedded.clone(); vector<Tensor> out{states};
-        for (auto& c : cache) c = c.contiguous();
-        for (size_t i = 0; i < 2*blocks.size(); i++) out.push_back(torch::empty({U, heads, t + 1, d}));
+        for (size_t i = 0; i < 2*blocks.size(); i++) out.push_back(longer(t ? cache[i] : Tensor(), U, heads, d));
         Rows narrow(U, blocks[0].up), wide(U, blocks[0].down); vector<float> h(U*D), q(U*D), k(U*D), v(U*D), f(U*F); float* x = states.data_ptr<float>();
         #pragma omp parallel
         for (size_t b = 0; b < blocks.size(); b++) {
@@ -203,8 +268,7 @@ struct Neo {
             #pragma omp barrier
             #pragma omp for
             for (int64_t i = 0; i < U*heads; i++) {
-                float *keys = out[1 + 2*b].data_ptr<float>() + i*(t + 1)*d, *values = out[2 + 2*b].data_ptr<float>() + i*(t + 1)*d;
-                if (t) { const float *a = cache[2*b].data_ptr<float>() + i*t*d, *c = cache[2*b + 1].data_ptr<float>() + i*t*d; std::copy(a, a + t*d, keys); std::copy(c, c + t*d, values); }
+                float *keys = out[1 + 2*b].data_ptr<float>() + i*out[1 + 2*b].stride(1), *values = out[2 + 2*b].data_ptr<float>() + i*out[2 + 2*b].stride(1);
                 std::copy(&k[i*d], &k[i*d] + d, keys + t*d); std::copy(&v[i*d], &v[i*d] + d, values + t*d);
                 attend(&q[i*d], keys, values, first, t + 1, d, score.data(), &h[i*d]);
             }
@@ -240,4 +304,9 @@ def can_compile()->bool:
 def kernels(): # functions in C++
     "Compiled on first use (half a minute; kept for later processes in PyTorch's extension folder)."
     if not can_compile(): raise RuntimeError('the C++ kernels want a compiler, ninja and Python headers (Debian: apt-get install g++ ninja-build python3-dev); without them take int8 without `compiled`')
-    return load_inline('qvision_native', LAYERS + STEP, extra_cflags=['-O3', '-march=native', '-fopenmp', '-ffast-math'], extra_ldflags=['-fopenmp'])
+    import fcntl # where there is none, there is no such compiler
+    processor = zlib.crc32(repr(sorted(torch.cpu.get_capabilities().items())).encode()) # what is built for one may not run on another that shares the home folder
+    folder = Path(os.environ.get('TORCH_EXTENSIONS_DIR') or get_default_build_root())/f'qvision_native_{processor:08x}'; folder.mkdir(parents=True, exist_ok=True)
+    with open(folder/'building', 'w') as building: # one process at a time
+        fcntl.flock(building, fcntl.LOCK_EX); (folder/'lock').unlink(missing_ok=True) # PyTorch's own, for which it would wait for ever, is then of a process that was killed
+        return load_inline('qvision_native', LAYERS + STEP, extra_cflags=['-O3', '-march=native', '-fopenmp', '-ffast-math'], extra_ldflags=['-fopenmp'], build_directory=str(folder))

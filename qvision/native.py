@@ -84,7 +84,7 @@ def is_native(decoder:nn.Module)->bool:
 
 def native_step(decoder:GPTNeoModel, # whose linear layers are `PackedLinear`
                 tokens:Tensor,       # (U,)
-                cache:list[Tensor],  # [] at first; then keys and values (U,heads,t,D/heads) of each block, alternating
+                cache:list[Tensor],  # [] at first; then keys and values (U,heads,t,D/heads) of each block, alternating; continued in place, so only once
                )->tuple:             # last hidden state (U,D), cache of t+1
     "One token of GPT-Neo."
     t = cache[0].shape[2] if cache else 0
