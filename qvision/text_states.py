@@ -98,14 +98,18 @@ def cached_states(model:Captioner, depth:int, # of `frozen_depth`
 class SetAside:
     "Within the context a model is without its vision tower and its lowest blocks, for training from cached features and states."
     def __init__(self, model:Captioner, depth:int, # blocks; 0: the tower alone
-                 folder):                          # where their weights wait
+                 folder='',                        # where their weights wait
+                 dtype:torch.dtype=None):          # of the frozen token embedding meanwhile: only the output layer uses it, and autocast would turn it into its type at every step
         self.model, self.blocks, self.path = model, blocks_of(model.decoder.base_model), Path(folder)/'set_aside.safetensors'
-        self.tower, self.lower = model.encoder.model, list(self.blocks[:depth])
+        self.tower, self.lower, self.dtype = model.encoder.model, list(self.blocks[:depth]), dtype if depth else None
 
-    def _parameters(self): return dict(nn.ModuleList([self.tower, *self.lower]).named_parameters())
+    def _parameters(self):
+        aside = dict(nn.ModuleList([self.tower, *self.lower]).named_parameters())
+        return aside | (dict(embedding=self.model.get_input_embeddings().weight) if self.dtype else {})
 
-    def _take_out(self):
-        for p in self._parameters().values(): p.data = p.data.new_empty(0)
+    def take_out(self):
+        "What the context does at its start, without a way back."
+        for name, p in self._parameters().items(): p.data = p.data.to(self.dtype) if name == 'embedding' else p.data.new_empty(0)
         self.model.encoder.model = nn.Module(); del self.blocks[:len(self.lower)]
 
     def _put_back(self):
@@ -117,7 +121,7 @@ class SetAside:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: p.detach().contiguous() for k, p in self._parameters().items()}, self.path); self._take_out()
+        save_file({k: p.detach().contiguous() for k, p in self._parameters().items()}, self.path); self.take_out()
         return self
 
     def __exit__(self, *error):
@@ -130,4 +134,4 @@ class SetAside:
         "The complete model for a moment."
         self._put_back()
         try: yield self.model
-        finally: self._take_out()
+        finally: self.take_out()

@@ -173,7 +173,7 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     steps = max_steps or phase.epochs*-(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
     newest = newest_checkpoint(folder) if resume else None
     depth = frozen_depth(model); states = cached_states(model, depth, [ids for _, captions in dataset.items for ids in captions], text_cache, progress=not quiet)
-    with SetAside(model, depth if states else 0, folder) as aside:
+    with SetAside(model, depth if states else 0, folder, torch.bfloat16 if phase.precision == 'bf16' else None) as aside:
         if reports: reports.whole = aside.whole
         trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset,
                           data_collator=Collate(dataset, model.tokenizer.pad_token_id, states), callbacks=[*([reports] if reports else []), *callbacks])

@@ -9,6 +9,7 @@ __all__ = ['published_step', 'cached_step', 'training_setup', 'training_peak', '
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,24 +21,25 @@ from .benchmarking import caption_once, full_size, interleaved, published_decode
 from .captioner import Captioner
 from .encoder import num_patches
 from .freezing import apply_phase, build_meta
-from .fusion import blocks_of
-from .text_states import TextStates, frozen_depth
+from .text_states import SetAside, TextStates, frozen_depth
 from .training import Collate
 
 # %% ../nbs/32a_training_cost.ipynb #56d8a06f
 def published_step(model:Captioner, optimiser, pixel_values:Tensor, # (B,3,H,W), one image a caption
-                   ids:Tensor)->float:                             # (B,T)
+                   ids:Tensor, precision:str='fp32')->float:       # (B,T)
     "Forward, backward, clipping and update as the published loop does them; the loss."
-    loss = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+    with _autocast(precision, ids): loss = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
     return _update(model, optimiser, loss)
 
 def cached_step(model:Captioner, optimiser, patch_features:Tensor, # (images,P,Dv)
                 ids:Tensor,                                        # (B,T), B a multiple of the images
-                text_states:Tensor=None)->float:                   # (B,T,D)
+                text_states:Tensor=None, precision:str='fp32')->float: # (B,T,D)
     "The same from cached features and, where the lower blocks are aside, cached text states."
     index = torch.arange(len(ids), device=ids.device)//(len(ids)//len(patch_features))
-    loss = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, image_index=index, text_states=text_states).loss
+    with _autocast(precision, ids): loss = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, image_index=index, text_states=text_states).loss
     return _update(model, optimiser, loss)
+
+def _autocast(precision, tensor): return torch.autocast(tensor.device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
 
 def _update(model, optimiser, loss):
     loss.backward(); nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 5.)
@@ -46,7 +48,8 @@ def _update(model, optimiser, loss):
 
 def training_setup(kind:str,       # 'published' or 'cached'
                    preset='',      # 'reference' or 'base' where empty
-                   ratio:float=.7, batch:int=8, tokens:int=20, captions_together:int=1, device:str='cpu')->Callable: # a step
+                   ratio:float=.7, batch:int=8, tokens:int=20, captions_together:int=1, precision:str='fp32', # or 'bf16', as in a `Phase`
+                   device:str='cpu')->Callable: # a step
     "A model at full size with its optimiser, ready to be timed."
     model = apply_phase(full_size(preset or dict(published='reference', cached='base')[kind]), ratio).train().to(device)
     for p in model.parameters(): # a constant model learns nothing and goes to numbers too small to be quick
@@ -55,11 +58,11 @@ def training_setup(kind:str,       # 'published' or 'cached'
     ids = torch.randint(0, model.config.text_config.vocab_size, (batch, tokens), device=device)
     if kind == 'published':
         size = getattr(model.config.vision_config, 'vision_config', model.config.vision_config).image_size; pixels = torch.randn(batch, 3, size, size, device=device)
-        return lambda: published_step(model, optimiser, pixels, ids)
+        return lambda: published_step(model, optimiser, pixels, ids, precision)
     features = torch.randn(batch//captions_together, model.encoder.num_patches, model.encoder.projection.in_features, device=device)
     depth = frozen_depth(model); states = torch.randn(batch, tokens, model.config.width, device=device) if depth else None
-    model.encoder.model = nn.Module(); del blocks_of(model.decoder.base_model)[:depth] # set aside: see `text_states`
-    return lambda: cached_step(model, optimiser, features, ids, states)
+    SetAside(model, depth, dtype=torch.bfloat16 if precision == 'bf16' else None).take_out()
+    return lambda: cached_step(model, optimiser, features, ids, states, precision)
 
 def training_peak(*args)->float: # loss of the second step
     "Two training steps, for `in_process`."
@@ -91,5 +94,5 @@ def device_rows(device:str, # 'cuda', 'cuda:1' …
         x = torch.zeros(1, 3, side, side, dtype=torch.bfloat16, device=device)
         rows['caption'] = interleaved({name: done(lambda f=f, m=models[name]: f(m, x, tokens)) for name, f in (('qvision', caption_once), ('published algorithm', published_decode))}, turns)
     del models, x
-    rows['training step'] = interleaved({name: done(training_setup(kind, preset, .7, batch, tokens, 1, device)) for name, kind, preset in (('qvision', 'cached', base), ('published algorithm', 'published', reference))}, turns)
+    rows['training step'] = interleaved({name: done(training_setup(kind, preset, .7, batch, tokens, 1, device=device)) for name, kind, preset in (('qvision', 'cached', base), ('published algorithm', 'published', reference))}, turns)
     return {row: {name: summary(seconds) for name, seconds in found.items()} for row, found in rows.items()}
