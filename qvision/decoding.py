@@ -9,6 +9,7 @@ __all__ = ['PRECISIONS', 'neo_step', 'text_step', 'Work', 'choose_tokens', 'gree
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, GPTNeoModel
 
 from .kernels import kernels
-from .native import PackedLinear, copy_with, is_native, native_step
+from .native import PackedLinear, copy_with, is_native, native_look, native_step
 
 # %% ../nbs/11b_decoding.ipynb #705bba4c
 def neo_step(decoder:GPTNeoModel,
@@ -76,7 +77,8 @@ def choose_tokens(model, states:Tensor, # (U,D) of the prefixes
                   batch_size:int=256)->Tensor: # (n,) most probable next tokens
     "Look at the image, and choose."
     head = model.get_output_embeddings()
-    return torch.cat([head(model.fusion(states[w][:, None], kv)[0])[:, -1].argmax(-1) for w, kv in zip(which.split(batch_size), visual_kv.split(batch_size))])
+    look = partial(native_look, model.fusion) if is_native(model.fusion) else lambda x, kv: model.fusion(x[:, None], kv)[0][:, 0]
+    return torch.cat([head(look(states[w], kv)).argmax(-1) for w, kv in zip(which.split(batch_size), visual_kv.split(batch_size))])
 
 @torch.no_grad()
 def greedy_decode(model,            # a Captioner with late fusion
