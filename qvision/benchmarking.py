@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'variants', 'variant', 'caption_once',
-           'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'shared_ids', 'peak_memory', 'in_process',
-           'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds', 'exponent', 'BenchmarkParameters']
+           'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'weights_bytes', 'shared_ids',
+           'peak_memory', 'in_process', 'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds',
+           'exponent', 'BenchmarkParameters']
 
 # %% ../nbs/32_benchmarking.ipynb #dd64385d
 import multiprocessing
@@ -130,8 +131,8 @@ def bandwidth(megabytes:int=800, turns:int=5)->float: # bytes a second
 
 def throughput(size:int=2048, dtype=torch.float32, turns:int=5)->float: # floating-point operations a second
     "Speed of a matrix product."
-    a, b = (torch.full((size, size), .01, dtype=dtype) for _ in range(2))
-    return 2*size**3/min(_timed(lambda: a @ b) for _ in range(turns + 1))
+    a, b = (torch.full((size, size), .01).to(dtype) for _ in range(2)); product = torch._int_mm if dtype == torch.int8 else torch.mm # its public name is still to come
+    return 2*size**3/min(_timed(lambda: product(a, b)) for _ in range(turns + 1))
 
 def _timed(f)->float:
     start = time.perf_counter(); f()
@@ -153,8 +154,11 @@ def summary(seconds:list)->dict: # median, least, most
 
 def step_bytes(model:Captioner)->int:
     "Bytes of all weights that a token reads: decoder (output layer included, embedding rows not), fusion; packed ones with their scales."
+    return _bytes(model.decoder, model.fusion)
+
+def _bytes(*parts)->int:
     total, seen = 0, set()
-    for part in (model.decoder, model.fusion):
+    for part in parts:
         for m in part.modules():
             if isinstance(m, nn.Embedding): continue
             if isinstance(m, PackedLinear): total += m.codes.numel() + 2*m.scale.numel()
@@ -162,6 +166,10 @@ def step_bytes(model:Captioner)->int:
             for p in m.parameters(recurse=False):
                 if p.data_ptr() not in seen: seen.add(p.data_ptr()); total += p.numel()*p.element_size()
     return total
+
+def weights_bytes(model:Captioner)->int:
+    "Bytes of all weights that a caption reads."
+    return step_bytes(model) + _bytes(model.encoder, model.bridge)
 
 def shared_ids(ids:Tensor, # (N,T) that a trained model wrote
                small:Captioner, full:Captioner)->Tensor: # (N,T) for the other model's vocabulary

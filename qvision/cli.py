@@ -189,7 +189,7 @@ def default_model(run:str='')->str:
 @app.command('caption')
 def caption(images:Annotated[list[Path], typer.Argument(help='Image files or folders.')], run:Annotated[str, typer.Option(help='A training run.')]='',
             model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]='', as_json:Annotated[bool, typer.Option('--json', help='One JSON list.')]=False,
-            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16 or int8.')]='float32', compiled:Annotated[bool, typer.Option('--compiled', help='int8 with C++ kernels, built on first use.')]=False, batch_size:int=32, quiet:Quiet=False):
+            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32', compiled:Annotated[bool, typer.Option('--compiled', help='int8 with C++ kernels, built on first use.')]=False, batch_size:int=32, quiet:Quiet=False):
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
