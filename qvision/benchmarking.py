@@ -112,10 +112,11 @@ def variants()->list[str]:
     "What qvision can run in here: precisions, and int8 by the compiled kernels where they can be built; int4 only there."
     return [*PRECISIONS[:-1], *(['int8 compiled', 'int4'] if can_compile() else [])]
 
-def variant(model:Captioner, name:str)->Captioner: # one of `variants`
-    "The captioner in that form."
+def variant(model:Captioner, name:str, # one of `variants`
+            keep:bool=True)->Captioner:
+    "The captioner in that form, see `with_precision`."
     precision, _, compiled = name.partition(' ')
-    return with_precision(model, precision, bool(compiled))
+    return with_precision(model, precision, bool(compiled), keep)
 
 @torch.no_grad()
 def caption_once(model:Captioner, pixel_values:Tensor, tokens:int=20)->Tensor:
@@ -211,7 +212,7 @@ def loading_peak(folder)->int: # bytes of the weights
 
 def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
     "Captions at full size, for `in_process`."
-    model = variant(full_size(preset, torch.bfloat16 if precision == 'bfloat16' else torch.float32), 'float32' if precision == 'bfloat16' else precision)
+    model = variant(full_size(preset, torch.bfloat16 if precision == 'bfloat16' else torch.float32), 'float32' if precision == 'bfloat16' else precision, keep=False)
     size = model.config.vision_config.image_size; caption_once(model, torch.zeros(batch, 3, size, size, dtype=model.dtype), tokens)
     return sum(p.numel() for p in model.parameters())
 

@@ -123,15 +123,16 @@ def _library_int8(linear:nn.Linear)->nn.Module:
         return Linear.from_float(linear)
 
 def with_precision(model:nn.Module, precision:str='float32', # one of PRECISIONS
-                   compiled:bool=False                       # int8: by the kernels in C++, built on first use, which int4 always takes
+                   compiled:bool=False,                      # int8: by the kernels in C++, built on first use, which int4 always takes
+                   keep:bool=True                            # False: the original is used up, for less memory on the way
                   )->nn.Module:
-    "A captioner for inference in another precision; the original stays as it is, except that float32 gives it back itself."
+    "A captioner for inference in another precision; the original stays as it is unless `keep` is False, except that float32 gives it back itself."
     if precision not in PRECISIONS: raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, not {precision!r}')
     if compiled and precision not in ('int8', 'int4'): raise ValueError(f'compiled kernels are for int8 and int4, not {precision}')
     if precision == 'float32': return model
-    if precision == 'bfloat16': return copy.deepcopy(model).to(torch.bfloat16)
+    if precision == 'bfloat16': return (copy.deepcopy(model) if keep else model).to(torch.bfloat16)
     if model.device.type != 'cpu': raise ValueError(f'{precision} is for the CPU: on a GPU take bfloat16')
-    if precision == 'int8' and not compiled: return copy_with(model, _library_int8)
+    if precision == 'int8' and not compiled: return copy_with(model, _library_int8, keep)
     kernels() # an error now, where they cannot be built
     blocks = set(model.decoder.base_model.modules()) if precision == 'int4' else ()
-    return copy_with(model, lambda linear: PackedLinear(linear, 4 if linear in blocks else 8))
+    return copy_with(model, lambda linear: PackedLinear(linear, 4 if linear in blocks else 8), keep)

@@ -7,6 +7,7 @@ __all__ = ['GROUP', 'quantise', 'panels', 'PackedLinear', 'copy_with', 'is_nativ
 
 # %% ../nbs/11d_native.ipynb #df8d7402
 import copy
+import ctypes
 import weakref
 
 import torch
@@ -63,9 +64,18 @@ class PackedLinear(nn.Module):
         scale = self.scale.transpose(1, 2).flatten(0, 1).float()
         return (codes.unflatten(1, (scale.shape[1], -1))*scale[..., None]).flatten(1)[:self.out_features, :self.in_features]
 
-def copy_with(model:nn.Module, replace)->nn.Module: # replace: nn.Linear -> module
+def copy_with(model:nn.Module, replace, # nn.Linear -> module
+              keep:bool=True,           # False: the model is used up, so that there are never all weights twice
+             )->nn.Module:
     "A copy of a model with its linear layers replaced; the weights of these are not copied on the way."
-    return copy.deepcopy(model, {id(m): replace(m) for m in model.modules() if isinstance(m, nn.Linear)}).eval()
+    known = {} # to `deepcopy`: what is there already
+    for m in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        known[id(m)] = replace(m)
+        if not keep: m.weight = m.bias = None
+    if not keep:
+        known |= {id(p): p for p in model.parameters()}
+        getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: None)(0) # glibc would keep what is free now
+    return copy.deepcopy(model, known).eval()
 
 # %% ../nbs/11d_native.ipynb #ffe41b88
 _BUILT = weakref.WeakKeyDictionary() # module -> what C++ sees of it
