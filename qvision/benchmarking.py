@@ -31,7 +31,7 @@ from .captioner import Captioner, set_special_tokens
 from .decoding import PRECISIONS, greedy_decode, with_precision
 from .freezing import build_meta
 from .kernels import can_compile, kernels
-from .native import PackedLinear
+from .native import PackedLinear, return_memory
 
 # %% ../nbs/32_benchmarking.ipynb #44348cb9
 def unloaded(make:Callable, # () -> model
@@ -195,7 +195,7 @@ def _measured(pipe, threads, f, args):
 def in_process(f:Callable, *args # what can be pickled
               )->dict: # peak and before (bytes of resident memory), result
     "Run a function in a process of its own; a function that fails or is killed is an error here."
-    here, there = multiprocessing.get_context('spawn').Pipe()
+    return_memory(); here, there = multiprocessing.get_context('spawn').Pipe()
     process = multiprocessing.get_context('spawn').Process(target=_measured, args=(there, torch.get_num_threads(), f, args)); process.start(); there.close()
     try: found = here.recv()
     except EOFError: found = dict(error='the process was killed, perhaps for its memory')
