@@ -4,6 +4,7 @@ import json
 from PIL import Image
 
 from qvision.captioner import tiny_captioner
+from qvision.kernels import can_compile
 
 
 def test_help_is_complete(qvision, tmp_path):
@@ -41,6 +42,14 @@ def test_caption_skips_what_is_not_an_image(qvision, tmp_path):
     assert done.returncode == 1 and 'b.jpg' in done.stderr
     assert [r['image'].rsplit('/', 1)[1] for r in json.loads(done.stdout)] == ['a.png']
     assert qvision('caption', tmp_path/'images/a.png', '--model', tmp_path/'model', cwd=tmp_path).stdout.startswith(str(tmp_path/'images/a.png'))
+
+
+def test_captions_in_every_precision(qvision, tmp_path):
+    tiny_captioner().save_pretrained(tmp_path/'model'); Image.effect_noise((50, 40), 60).save(tmp_path/'a.png')
+    for options in (('bfloat16',), ('int8',), *((('int8', '--compiled'), ('int4',)) if can_compile() else ())):
+        assert qvision('caption', 'a.png', '--model', tmp_path/'model', '--precision', *options, cwd=tmp_path).stdout.startswith('a.png\t')
+    refused = qvision('caption', 'a.png', '--model', tmp_path/'model', '--precision', 'int3', cwd=tmp_path, check=False)
+    assert refused.returncode and 'int4' in refused.stderr and 'Traceback' not in refused.stderr
 
 
 def test_shipped_captioner_captions_a_drawing(qvision, tmp_path):
