@@ -66,9 +66,9 @@ def training_setup(kind:str,       # 'published' or 'cached'
     return lambda: cached_step(model, optimiser, features, ids, states, precision)
 
 def training_seconds(steps:dict, # name -> arguments of `training_setup`
-                     turns:int=3)->dict: # name -> seconds, a list
-    "Steps in turns, for `in_process`: memory that one comparison took is free for the next."
-    return interleaved({name: training_setup(*args) for name, args in steps.items()}, turns)
+                     turns:int=7, warm:int=2)->dict: # name -> seconds, a list
+    "Steps in turns, for `in_process`: memory that one comparison took is free for the next. A step of the published loop swings with the allocator, so there are several."
+    return interleaved({name: training_setup(*args) for name, args in steps.items()}, turns, warm)
 
 def training_peak(*args)->float: # loss of the second step
     "Two training steps, for `in_process`."
