@@ -10,7 +10,6 @@ __all__ = ['published_step', 'cached_step', 'training_setup', 'training_seconds'
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +39,7 @@ def cached_step(model:Captioner, optimiser, patch_features:Tensor, # (images,P,D
     with _autocast(precision, ids): loss = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, image_index=index, text_states=text_states).loss
     return _update(model, optimiser, loss)
 
-def _autocast(precision, tensor): return torch.autocast(tensor.device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
+def _autocast(precision, tensor): return torch.autocast(tensor.device.type, torch.bfloat16, enabled=precision == 'bf16')
 
 def _update(model, optimiser, loss):
     loss.backward(); nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 5.)
