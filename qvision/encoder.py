@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
+from .native import is_native, native_patches
+
 # %% ../nbs/10_encoder.ipynb #018162d4
 def num_patches(config:PreTrainedConfig)->int: # P
     "Patches of an image, from a vision configuration."
@@ -38,6 +40,7 @@ class Encoder(nn.Module):
     def patch_features(self, pixel_values:Tensor, # (B,3,H,W)
                       )->Tensor:                  # (B,P,Dv) last hidden state without what stands in front
         "What the frozen tower says of each patch; this is what the feature cache keeps."
+        if is_native(self.tower): return native_patches(self.tower, pixel_values)
         return self.tower(pixel_values=pixel_values).last_hidden_state[:, -self.num_patches:]
 
     def forward(self, patch_features:Tensor, # (B,P,Dv)

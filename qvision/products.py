@@ -19,6 +19,7 @@ LAYERS = r'''
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <vector>
 using at::Tensor; using std::vector;
 
@@ -85,12 +86,12 @@ struct Rows { // x ≈ step*q, and the sums of q in each group; what is beyond x
 # %% ../nbs/11c_products.ipynb #690d778b
 #| code-fold: true
 PRODUCTS = r'''
-struct Out { float* y; bool add; }; // (U,N): where results go, or are added
+struct Out { float* y; bool add; float times = 1; }; // (U,N): where results go, or are added, `times` as much
 
 static inline void put(const Linear& l, int64_t panel, const Rows& x, int64_t row, Floats sum, Out out) { // what a row gives for the sixteen outputs of a panel
     const int64_t first = 16*panel, width = std::min<int64_t>(16, l.n - first); float* to = out.y + row*l.n + first; const float* b = l.b + first; const Floats step = Floats{} + x.step[row];
-    if (width == 16) { Loose& y = *reinterpret_cast<Loose*>(to); const Floats value = fused(sum, step, *reinterpret_cast<const Loose*>(b)); y = out.add ? y + value : value; }
-    else { Floats bias = {}; for (int64_t n = 0; n < width; n++) bias[n] = b[n]; const Floats value = fused(sum, step, bias); for (int64_t n = 0; n < width; n++) to[n] = out.add ? to[n] + value[n] : value[n]; }
+    if (width == 16) { Loose& y = *reinterpret_cast<Loose*>(to); const Floats value = fused(sum, step, *reinterpret_cast<const Loose*>(b)); y = out.add ? y + out.times*value : value; }
+    else { Floats bias = {}; for (int64_t n = 0; n < width; n++) bias[n] = b[n]; const Floats value = fused(sum, step, bias); for (int64_t n = 0; n < width; n++) to[n] = out.add ? to[n] + out.times*value[n] : value[n]; }
 }
 
 // R rows with W panels: what is read from memory is used for all of them. Codes are unsigned, so their middle times the sum of the row is taken off.
@@ -136,8 +137,11 @@ template <int BITS, int W> static inline void rows(const Linear& l, int64_t pane
     int64_t i = 0;
     if (W <= 2) for (; i + 8 <= x.n; i += 8) tile<BITS, 8, W>(l, panel, x, i, out);
     for (; i + 4 <= x.n; i += 4) tile<BITS, 4, W>(l, panel, x, i, out);
-    for (; i + 2 <= x.n; i += 2) tile<BITS, 2, W>(l, panel, x, i, out);
-    for (; i < x.n; i++) tile<BITS, 1, W>(l, panel, x, i, out);
+    switch (x.n - i) {
+        case 3: tile<BITS, 3, W>(l, panel, x, i, out); break;
+        case 2: tile<BITS, 2, W>(l, panel, x, i, out); break;
+        case 1: tile<BITS, 1, W>(l, panel, x, i, out);
+    }
 }
 
 template <int BITS, int W> static void panels(const Linear& l, const Rows& x, Out out) {
@@ -145,6 +149,20 @@ template <int BITS, int W> static void panels(const Linear& l, const Rows& x, Ou
     for (int64_t p = 0; p < (l.panels + W - 1)/W; p++)
         if (W*p + W <= l.panels) rows<BITS, W>(l, W*p, x, out);
         else for (int64_t last = W*p; last < l.panels; last++) rows<BITS, 1>(l, last, x, out);
+}
+
+// How many panels a thread reads side by side where reading takes the time: AMD's processors fetch ahead best along one stream, Intel's along several.
+static int streams() {
+#ifdef __x86_64__
+    static const bool one = __builtin_cpu_is("amd");
+    if (one) return 1;
+#endif
+    return 4;
+}
+
+template <int BITS> static void vectors(const Linear& l, const Rows& x, Out out) {
+    if (x.n >= 8 || (x.n >= 4 && streams() > 1)) panels<BITS, 2>(l, x, out);
+    else streams() > 1 ? panels<BITS, 4>(l, x, out) : panels<BITS, 1>(l, x, out);
 }
 '''
 
@@ -192,17 +210,16 @@ static void blocks(const Linear& l, const Rows& x, Out out) {
 # %% ../nbs/11c_products.ipynb #82915ae3
 #| code-fold: true
 LINEAR = r'''
-// For all threads of a team: each takes some of the outputs, and does not wait for the others. Few rows take more panels at once, since reading is what takes the time.
+// For all threads of a team: each takes some of the outputs, and does not wait for the others.
 static void multiply(const Linear& l, const Rows& x, Out out) {
 #ifdef __AMX_INT8__
     if (x.n >= 8 && l.bits == 8 && l.k % 64 == 0 && allowed()) return blocks(l, x, out);
 #endif
-    if (l.bits == 8) x.n < 4 ? panels<8, 4>(l, x, out) : panels<8, 2>(l, x, out);
-    else x.n < 4 ? panels<4, 4>(l, x, out) : panels<4, 2>(l, x, out);
+    l.bits == 8 ? vectors<8>(l, x, out) : vectors<4>(l, x, out);
 }
 
-Tensor linear(Tensor x, vector<Tensor> layer) { // (U,K) -> (U,N)
-    const Linear l(layer); const int64_t U = x.size(0), K = x.size(1); Rows in(U, l); Tensor y = torch::empty({U, l.n}); const float* values = x.data_ptr<float>(); float* out = y.data_ptr<float>();
+Tensor linear(const Linear& l, Tensor x) { // (U,K) -> (U,N)
+    const int64_t U = x.size(0), K = x.size(1); Rows in(U, l); Tensor y = torch::empty({U, l.n}); const float* values = x.data_ptr<float>(); float* out = y.data_ptr<float>();
     #pragma omp parallel
     {
         #pragma omp for
