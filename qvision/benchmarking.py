@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'variants', 'variant', 'caption_once',
-           'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'weights_bytes', 'shared_ids',
-           'peak_memory', 'in_process', 'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds',
-           'exponent', 'BenchmarkParameters']
+           'draft_once', 'reading', 'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes', 'weights_bytes',
+           'shared_ids', 'shared_phrases', 'captions_of', 'joined', 'peak_memory', 'in_process', 'loading_peak',
+           'captioning_peak', 'building_seconds', 'llava_seconds', 'exponent', 'BenchmarkParameters']
 
 # %% ../nbs/32_benchmarking.ipynb #dd64385d
 import multiprocessing
@@ -28,7 +28,8 @@ from transformers import (Blip2Config, Blip2ForConditionalGeneration, BlipConfig
 from transformers.initialization import no_init_weights
 
 from .captioner import Captioner, set_special_tokens
-from .decoding import PRECISIONS, greedy_decode, with_precision
+from .decoding import LOADED, PRECISIONS, greedy_decode, with_precision
+from .drafts import ROWS, Phrasebook, drafted_decode
 from .freezing import build_meta
 from .kernels import can_compile, kernels
 from .native import PackedLinear, return_memory
@@ -124,11 +125,24 @@ def caption_once(model:Captioner, pixel_values:Tensor, tokens:int=20)->Tensor:
     visual_kv = model.fusion.keys_values(model.see(pixel_values)['visual_tokens'])
     return greedy_decode(model, visual_kv, tokens, share=False)[0]
 
+@torch.no_grad()
+def draft_once(model:Captioner, pixel_values:Tensor, # (1,3,H,W)
+               phrases:Phrasebook, text:Tensor,      # (1,T) that it is made to write
+               rows:int=ROWS)->tuple:                # ids, Work
+    "The same with drafts: weights that mean nothing have no phrases, so what is said is a trained model's."
+    visual_kv = model.fusion.keys_values(model.see(pixel_values)['visual_tokens'])
+    return drafted_decode(model, visual_kv, phrases, text.shape[1] - 1, rows, force=text)
+
 # %% ../nbs/32_benchmarking.ipynb #58d0c738
+def reading(megabytes:int=800)->tuple: # task, bytes that it reads
+    "Read that much of main memory, as a sum."
+    x = torch.ones(megabytes*2**18)
+    return x.sum, x.nbytes
+
 def bandwidth(megabytes:int=800, turns:int=5)->float: # bytes a second
-    "Reading speed of main memory, by a matrix-vector product in float32."
-    w, x = torch.ones(megabytes*2**18//4096, 4096), torch.ones(4096)
-    return w.numel()*4/min(_timed(lambda: torch.mv(w, x)) for _ in range(turns + 1))
+    "Reading speed of main memory."
+    task, size = reading(megabytes)
+    return size/min(_timed(task) for _ in range(turns + 1))
 
 def throughput(size:int=2048, dtype=torch.float32, turns:int=5)->float: # floating-point operations a second
     "Speed of a matrix product."
@@ -172,12 +186,32 @@ def weights_bytes(model:Captioner)->int:
     "Bytes of all weights that a caption reads."
     return step_bytes(model) + _bytes(model.encoder, model.bridge)
 
+def _markers(small, full)->list: # (old, new) ids of beginning, end and padding
+    a, b = small.generation_config, full.generation_config
+    return [(a.bos_token_id, b.bos_token_id), (a.eos_token_id, b.eos_token_id), (a.pad_token_id, b.pad_token_id)]
+
 def shared_ids(ids:Tensor, # (N,T) that a trained model wrote
                small:Captioner, full:Captioner)->Tensor: # (N,T) for the other model's vocabulary
     "The same captions for a model with more tokens: beginning, end and padding are its own, words keep their numbers."
-    out, a, b = ids.clone(), small.generation_config, full.generation_config
-    for old, new in ((a.bos_token_id, b.bos_token_id), (a.eos_token_id, b.eos_token_id), (a.pad_token_id, b.pad_token_id)): out[ids == old] = new
+    out = ids.clone()
+    for old, new in _markers(small, full): out[ids == old] = new
     return out
+
+def shared_phrases(phrases:Phrasebook, small:Captioner, full:Captioner)->Phrasebook:
+    "A phrasebook, likewise."
+    new = dict(_markers(small, full)); name = lambda token: new.get(token, token)
+    return Phrasebook(phrases.order, {tuple(map(name, context)): (total, {name(t): c for t, c in after.items()}) for context, (total, after) in phrases.counts.items()})
+
+def captions_of(ids:Tensor, # (N,T) padded
+                model:Captioner)->list[Tensor]: # (1,t) each
+    "Each caption without its padding, <END> last."
+    keep = lambda row: 1 + int((row[1:] != model.generation_config.pad_token_id).sum())
+    return [row[None, :keep(row)] for row in ids]
+
+def joined(captions:list[Tensor], tokens:int)->list[Tensor]: # (1,1+tokens) each
+    "Texts of just so many tokens: captions one after the other without <START> and <END>, cut."
+    words = torch.cat([c[0, 1:-1] for c in captions])
+    return [torch.cat((captions[0][0, :1], row))[None] for row in words.split(tokens) if len(row) == tokens]
 
 # %% ../nbs/32_benchmarking.ipynb #76b80077
 def peak_memory()->int: # bytes
@@ -212,7 +246,7 @@ def loading_peak(folder)->int: # bytes of the weights
 
 def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
     "Captions at full size, for `in_process`."
-    model = variant(full_size(preset, torch.bfloat16 if precision == 'bfloat16' else torch.float32), 'float32' if precision == 'bfloat16' else precision, keep=False)
+    model = variant(full_size(preset, LOADED[precision.split()[0]]), 'float32' if precision == 'bfloat16' else precision, keep=False)
     size = model.config.vision_config.image_size; caption_once(model, torch.zeros(batch, 3, size, size, dtype=model.dtype), tokens)
     return sum(p.numel() for p in model.parameters())
 

@@ -194,10 +194,10 @@ def caption(images:Annotated[list[Path], typer.Argument(help='Image files or fol
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
     from qvision.config import get_decoding
-    from qvision.decoding import with_precision
+    from qvision.decoding import LOADED, with_precision
     get_decoding(decoding)
     chosen, files, skipped = model or default_model(run), image_files(images), []
-    captioner = with_precision(Captioner.from_pretrained(chosen), precision, compiled, keep=False)
+    captioner = with_precision(Captioner.from_pretrained(chosen, dtype=LOADED.get(precision)), precision, compiled, keep=False)
     if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
     def skip(i, error):
         skipped.append(files[i]); errors.print(f'skipped {files[i]}: {"no such file" if not files[i].exists() else "not a readable image"} ({type(error).__name__})', highlight=False, soft_wrap=True)
