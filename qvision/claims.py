@@ -81,7 +81,7 @@ def _published_table(m):
     return f'total {rows["Total"]["total"]:,}, trainable {rows["Total"]["trainable"]:,} at ratio 0.4; phase 2\'s ratio 0.5 gives {_component(m, "reference 0.5", "Total")["trainable"]:,}', (PART if exact else FAILS)
 
 def _footprint(m):
-    smaller = [n for n in m['parameters'] if n not in ('qvision', 'published algorithm') and m['parameters'][n] < m['parameters']['published algorithm']]; larger = [n for n in m['parameters'] if m['parameters'][n] > m['parameters']['published algorithm']]
+    smaller = [n for n in m['parameters'] if not n.startswith('qvision') and m['parameters'][n] < m['parameters']['published algorithm']]; larger = [n for n in m['parameters'] if m['parameters'][n] > m['parameters']['published algorithm']]
     return f'{m["parameters"]["published algorithm"]/1e6:.0f} M; larger: {", ".join(larger) or "none"}; smaller: {", ".join(smaller) or "none"}', HOLDS if not smaller else PART if larger else FAILS
 
 def _latency(m):

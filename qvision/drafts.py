@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GPTNeoModel
 
 from .decoding import Work, look, text_step
+from .native import is_native
 
 # %% ../nbs/11f_drafts.ipynb #24f4fe86
 @dataclass
@@ -82,11 +82,11 @@ def grow(parents:list[int], # of each node in this pass; the newest token of the
 ROWS = 4 # tokens in a pass
 
 def can_draft(model)->bool: # a Captioner
-    "Whether this model's captions can be drafted."
-    return model.config.fusion == 'late' and isinstance(model.decoder.base_model, GPTNeoModel)
+    "Whether drafts make this model's captions quicker."
+    return model.config.fusion == 'late' and is_native(model.decoder.base_model)
 
 @torch.no_grad()
-def drafted_decode(model,              # a Captioner for which `can_draft` holds
+def drafted_decode(model,              # a Captioner with late fusion and GPT-Neo
                    visual_kv:Tensor,   # (1,2,heads,1+Q,D/heads), as `model.fusion.keys_values` gives them
                    phrases:Phrasebook,
                    max_new_tokens:int=0, # the model's caption length where 0

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.utils import cached_file
 
-from .captioner import Captioner, open_part, tower_state
+from .backbones import open_part, tower_state
+from .captioner import Captioner
 from .encoder import weights_checksum
 from .freezing import Row, parameter_table, render_table
 
