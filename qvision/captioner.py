@@ -10,6 +10,7 @@ __all__ = ['TOGETHER', 'PHRASES', 'CaptionerConfig', 'CaptionerOutput', 'Caption
 # %% ../nbs/12_captioner.ipynb #72eb938b
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -172,13 +173,11 @@ def caption_features(self:Captioner, patch_features:Tensor, # (N,P,Dv)
                      decoding:str='greedy', batch_size:int=64, **overrides)->list[str]:
     "Captions for cached features; greedy ones with late fusion share their beginnings (see `decoding`), that of a single image is drafted (see `drafts`)."
     arguments, features, out = get_decoding(decoding, **overrides), torch.as_tensor(patch_features), []
-    if _plain(arguments) and len(features) == 1 and self.phrases and can_draft(self):
-        visual_kv = self.fusion.keys_values(self.see(patch_features=features.to(self.device))['visual_tokens'])
-        out.append(drafted_decode(self, visual_kv, self.phrases, arguments.get('max_new_tokens', 0))[0])
-    elif _plain(arguments) and self.config.fusion == 'late':
+    if _plain(arguments) and self.config.fusion == 'late':
+        decode = partial(drafted_decode, phrases=self.phrases) if len(features) == 1 and self.phrases and can_draft(self) else greedy_decode
         for some in features.split(TOGETHER):
             visual_kv = torch.cat([self.fusion.keys_values(self.see(patch_features=x.to(self.device))['visual_tokens']) for x in some.split(batch_size)])
-            out.append(greedy_decode(self, visual_kv, arguments.get('max_new_tokens', 0))[0])
+            out.append(decode(self, visual_kv, max_new_tokens=arguments.get('max_new_tokens', 0))[0])
     else: out = [self.generate(patch_features=x.to(self.device), **arguments) for x in features.split(batch_size)]
     return [text.strip() for rows in out for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
@@ -275,7 +274,7 @@ def load_extras(model:Captioner, name:str)->Captioner:
     has = lambda f: (Path(name)/f).is_file() if Path(name).is_dir() else True
     if has('tokenizer_config.json'): model.tokenizer = AutoTokenizer.from_pretrained(name)
     if has('preprocessor_config.json') or has('processor_config.json'): model.image_processor = AutoImageProcessor.from_pretrained(name, backend='pil')
-    phrases = cached_file(name, PHRASES, _raise_exceptions_for_missing_entries=False)
+    phrases = cached_file(name, PHRASES, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     if phrases: model.phrases = Phrasebook.load(phrases)
     return model
 
