@@ -25,7 +25,7 @@ from .backbones import lean_activations, open_part, rest_frozen, tower_state
 from .config import get_decoding, get_preset, resolve_backbone
 from .decoding import greedy_decode
 from .drafts import Phrasebook, can_draft, drafted_decode
-from .encoder import Encoder, weights_checksum
+from .encoder import Encoder, tower_config, weights_checksum
 from .features import load_batches
 from .fusion import before, blocks_of, make_fusion
 from .native import is_native, native_tokens
@@ -204,7 +204,7 @@ Captioner.caption_features, Captioner.caption = caption_features, caption
 # %% ../nbs/12_captioner.ipynb #c8d462f0
 def captioner_config(preset, vision_config, text_config)->CaptionerConfig:
     "The configuration that a preset makes of two backbones."
-    vision = vision_config if preset.keep_text_tower else getattr(vision_config, 'vision_config', vision_config)
+    vision = vision_config if preset.keep_text_tower else tower_config(vision_config)
     vision._name_or_path = text_config._name_or_path = '' # a folder of this machine means nothing elsewhere; the preset's names are kept
     return CaptionerConfig(vision, text_config, encoder_name=preset.encoder, decoder_name=preset.decoder,
                            **{k: getattr(preset, k) for k in ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj', 'train_projection',

@@ -80,10 +80,12 @@ def copy_with(model:nn.Module, replace, # nn.Linear -> module
               keep:bool=True,           # False: the model is used up, so that there are never all weights twice
              )->nn.Module:
     "A copy of a model with its linear layers replaced; the weights of these are not copied on the way."
-    known = {} # to `deepcopy`: what is there already
+    known, freed = {}, 0 # known to `deepcopy`: what is there already
     for m in [m for m in model.modules() if isinstance(m, nn.Linear)]:
         known[id(m)] = replace(m)
-        if not keep: m.weight = m.bias = None
+        if keep: continue
+        freed += m.weight.nbytes; m.weight = m.bias = None
+        if freed > 2**26: return_memory(); freed = 0 # on the way: at the end there would be all weights and what packing left
     if not keep:
         known |= {id(p): p for p in model.parameters()}; return_memory()
     return copy.deepcopy(model, known).eval()

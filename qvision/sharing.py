@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from .backbones import open_part, tower_state
 from .captioner import Captioner
-from .encoder import weights_checksum
+from .encoder import tower_config, weights_checksum
 from .freezing import Row, parameter_table, render_table
 
 # %% ../nbs/15_sharing.ipynb #84f7b0f2
@@ -121,7 +121,7 @@ def describe_model(model:Captioner, run=None)->str:
         if {r.component: r.total for r in recorded} != {r.component: r.total for r in rows}: raise ValueError(f'run {run.name} trained a model of other sizes than this one')
         rows = recorded
     label = lambda name: Path(name).name if Path(name).is_absolute() else name or 'unnamed'
-    vision = getattr(c.vision_config, 'vision_config', c.vision_config)
+    vision = tower_config(c.vision_config)
     facts = [('encoder', f'{label(c.encoder_name)} ({vision.model_type})'), ('decoder', f'{label(c.decoder_name)} ({c.text_config.model_type})'), ('bridge', c.bridge), ('fusion', c.fusion),
              ('query tokens', c.num_queries), ('width', c.width), ('image size', f'{vision.image_size} px'), ('vocabulary', c.text_config.vocab_size), ('caption length', f'{c.caption_length} tokens')]
     return '## Model\n\n' + markdown_table(['part', 'is'], facts) + '\n\n## Parameters\n\n' + render_table(rows, 'markdown')
@@ -200,7 +200,7 @@ def export_captioner(model:Captioner, folder)->tuple: # the two exported program
     "Write image.pt2 and word.pt2; B and T stay free."
     if model.config.fusion != 'late': raise ValueError(f'only late fusion is exported, not {model.config.fusion}')
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    size, free = getattr(model.config.vision_config, 'vision_config', model.config.vision_config).image_size, torch.export.Dim.DYNAMIC
+    size, free = tower_config(model.config.vision_config).image_size, torch.export.Dim.DYNAMIC
     see, word = ImageProgram(model.eval()), WordProgram(model)
     pixels, ids = torch.zeros(2, 3, size, size, device=model.device, dtype=model.dtype), torch.zeros(2, 3, dtype=torch.long, device=model.device)
     visual_kv = see(pixels); cache = flat_cache(model(None, ids, visual_kv=visual_kv, use_cache=True).past_key_values)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .benchmarking import caption_once, full_size, interleaved, published_decode, summary
 from .captioner import Captioner
-from .encoder import num_patches
+from .encoder import num_patches, tower_config
 from .freezing import apply_phase, build_meta
 from .text_states import SetAside, TextStates, frozen_depth
 from .training import Collate
@@ -57,7 +57,7 @@ def training_setup(kind:str,       # 'published' or 'cached'
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-5, **(dict(fused=True) if kind == 'cached' else {})) # one pass over the weights, as transformers' Trainer takes it; the published code has PyTorch's default
     ids = torch.randint(0, model.config.text_config.vocab_size, (batch, tokens), device=device)
     if kind == 'published':
-        size = getattr(model.config.vision_config, 'vision_config', model.config.vision_config).image_size; pixels = torch.randn(batch, 3, size, size, device=device)
+        size = tower_config(model.config.vision_config).image_size; pixels = torch.randn(batch, 3, size, size, device=device)
         return lambda: published_step(model, optimiser, pixels, ids, precision)
     features = torch.randn(batch//captions_together, model.encoder.num_patches, model.encoder.projection.in_features, device=device)
     depth = frozen_depth(model); states = torch.randn(batch, tokens, model.config.width, device=device) if depth else None
