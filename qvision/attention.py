@@ -30,11 +30,13 @@ def words_of_ids(tokenizer, ids:list[int])->list[Word]: # ids from <START> on; w
     "Put words together from their tokens; punctuation stays with its word."
     ids = list(ids); ids = ids[:ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids[1:] else ids
     words, before = [], ''
+    def decode(tokens): return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     for k in range(1, len(ids)):
-        text = tokenizer.decode(ids[1:k + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        piece, before = text[len(before):], text
-        if not words or piece[:1].isspace(): words.append(Word(piece.strip(), [k]))
-        else: words[-1] = Word(words[-1].text + piece.rstrip(), words[-1].tokens + [k])
+        text = decode(ids[1:k + 1])
+        if not words or text[len(before):len(before) + 1].isspace(): words.append([k])
+        else: words[-1].append(k)
+        before = text
+    words = [Word(decode([ids[k] for k in tokens]).strip(), tokens) for tokens in words] # only whole: a letter may have several tokens
     return [w for w in words if w.text]
 
 # %% ../nbs/31_attention_maps.ipynb #8ba36ebc

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'HEADLINES', 'quiet_default', 'data_minicoco',
            'data_coco', 'data_from_csv', 'data_check', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs',
-           'execute', 'run', 'image_files', 'default_model', 'caption', 'explain', 'params', 'import_multimodel',
-           'main']
+           'execute', 'run', 'image_files', 'chosen_model', 'caption', 'explain', 'params', 'import_multimodel', 'main']
 
 # %% ../nbs/41_cli.ipynb #a4024236
 import json
@@ -92,7 +91,7 @@ def runs_list():
 
 @runs_app.command('show')
 def runs_show(name:str, as_json:Annotated[bool, typer.Option('--json')]=False):
-    "Everything about a run. Example: qvision runs show mini-phase2"
+    "Everything about a run. Example: qvision runs show phase2-mini"
     from qvision.runs import flatten, get_run
     run = get_run(name)
     if as_json: typer.echo(json.dumps(dict(run=run.info, metrics=run.metrics), indent=1)); return
@@ -101,7 +100,7 @@ def runs_show(name:str, as_json:Annotated[bool, typer.Option('--json')]=False):
 
 @runs_app.command('compare')
 def runs_compare(a:str, b:str):
-    "Where two runs differ. Example: qvision runs compare mini-phase1 mini-phase2"
+    "Where two runs differ. Example: qvision runs compare phase1-mini phase2-mini"
     from qvision.runs import compare, get_run
     table = Table('', a, b)
     for k, x, y in compare(get_run(a), get_run(b)): table.add_row(k, str(x), str(y))
@@ -131,13 +130,16 @@ def join_pairs(args:list[str])->list[str]:
 def execute(notebook:str, params:dict, resume:bool=False, quiet:bool=False)->Path: # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     import papermill
-    from qvision.runs import new_name, project_root, run_folder, unfinished_run
+    from qvision.runs import get_run, new_name, project_root, run_folder, unfinished_run, with_parent
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file(): raise FileNotFoundError(f'{source} is missing: run this inside the repository; its experiments are nbs/*.ipynb')
     if resume and 'name' not in params:
         same = {k: int(v) for k, v in params.items() if k == 'phase'}
         if not (stopped := unfinished_run(notebook, **same)): raise ValueError(f'no unfinished {notebook} run to resume')
         params['name'] = stopped.name
+    if resume and (run_folder(params['name'])/'run.json').exists():
+        stopped = get_run(params['name'])
+        if not stopped.info.get('refused'): params = with_parent(stopped.params, stopped.info['parent']) | params
     params.setdefault('name', new_name(notebook))
     folder = run_folder(params['name'])
     if (folder/'run.json').exists() and not resume: raise ValueError(f'there is a run {params["name"]!r} already: name another (-p name NAME) or go on with it (--resume)')
@@ -155,7 +157,7 @@ def _archive_failure(notebook, params, error):
     from dataclasses import make_dataclass
     from qvision.runs import start_run
     given = make_dataclass('Given', list(params))(**params)
-    start_run(notebook, given, params['name']).fail(ValueError(f'{error.ename}: {error.evalue}'))
+    start_run(notebook, given, params['name'], refused=True).fail(ValueError(f'{error.ename}: {error.evalue}'))
 
 @app.command('run')
 def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: a notebook in nbs/.')],
@@ -172,16 +174,13 @@ def image_files(paths:list[Path])->list[Path]:
     kinds = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
     return [f for p in paths for f in (sorted(f for f in p.rglob('*') if f.suffix.lower() in kinds) if p.is_dir() else [p])]
 
-def default_model(run:str='')->str:
-    "The model of a run, of the newest finished training run that has one here, or the one that ships."
+def chosen_model(run:str='', model:str='')->str:
+    "The model that is named, of a run that is named, of the newest finished training run that has one here, or the one that ships."
     from qvision.config import resolve_backbone
-    from qvision.runs import get_run, list_runs
-    if run:
-        found = get_run(run)
-        if not (found.model/'config.json').is_file(): raise FileNotFoundError(f'run {run!r} has no model on this machine: checkpoints are not in git; make it again with: {found.info["command"]}')
-        return str(found.model)
-    trained = [r for r in list_runs(kind='train') if r.status == 'done' and (r.model/'config.json').is_file()]
-    if trained: return str(trained[-1].model)
+    from qvision.runs import named_run, newest_run
+    if named := named_run(run, model): return str(named.checkpoint)
+    if model: return model
+    if trained := newest_run('train'): return str(trained.checkpoint)
     try: resolve_backbone('package:captioner')
     except FileNotFoundError: raise FileNotFoundError('there is no captioner yet: `qvision run train` makes one, --model FOLDER names one') from None
     return 'package:captioner'
@@ -189,15 +188,17 @@ def default_model(run:str='')->str:
 @app.command('caption')
 def caption(images:Annotated[list[Path], typer.Argument(help='Image files or folders.')], run:Annotated[str, typer.Option(help='A training run.')]='',
             model:Annotated[str, typer.Option(help='Or a checkpoint: folder or hub id.')]='', as_json:Annotated[bool, typer.Option('--json', help='One JSON list.')]=False,
-            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32', compiled:Annotated[bool, typer.Option('--compiled', help='int8 with C++ kernels, built on first use.')]=False, batch_size:int=32, quiet:Quiet=False):
+            decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy', precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32', compiled:Annotated[bool, typer.Option('--compiled', help='int8 with C++ kernels, built on first use.')]=False, batch_size:Annotated[int, typer.Option(min=1)]=32, quiet:Quiet=False):
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
+    import torch
     from tqdm.auto import tqdm
     from qvision.captioner import Captioner
     from qvision.config import get_decoding
     from qvision.decoding import LOADED, with_precision
     get_decoding(decoding)
-    chosen, files, skipped = model or default_model(run), image_files(images), []
-    captioner = with_precision(Captioner.from_pretrained(chosen, dtype=LOADED.get(precision)), precision, compiled, keep=False)
+    chosen, files, skipped = chosen_model(run, model), image_files(images), []
+    device = 'cuda' if torch.cuda.is_available() and precision in ('float32', 'bfloat16') else 'cpu'
+    captioner = with_precision(Captioner.from_pretrained(chosen, dtype=LOADED.get(precision)).to(device), precision, compiled, keep=False)
     if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
     def skip(i, error):
         skipped.append(files[i]); errors.print(f'skipped {files[i]}: {"no such file" if not files[i].exists() else "not a readable image"} ({type(error).__name__})', highlight=False, soft_wrap=True)
@@ -219,18 +220,21 @@ def explain(image:Annotated[Path, typer.Argument(help='An image file.')], out:An
     if out.suffix not in ('.png', '.html'): raise ValueError(f'{out}: the explanation is a .png or an .html file')
     if method not in METHODS: raise ValueError(f'there is no method {method!r}: {", ".join(METHODS)}')
     if not image.is_file(): raise FileNotFoundError(f'{image}: no such file')
-    said = write_explanation(Captioner.from_pretrained(model or default_model(run)), image, out, caption, method)
+    said = write_explanation(Captioner.from_pretrained(chosen_model(run, model)), image, out, caption, method)
     typer.echo(f'{said}\nwritten: {out}')
 
 # %% ../nbs/41_cli.ipynb #63ab7b76
 @app.command('params')
-def params(preset:Annotated[str, typer.Option(help='mini, base or reference.')]='reference', ratio:Annotated[Optional[float], typer.Option(help='Share of the decoder that is frozen; the published table has 0.4.')]=None,
-           run:Annotated[str, typer.Option(help='The table of a run instead.')]='', as_json:Annotated[bool, typer.Option('--json')]=False, markdown:bool=False):
+def params(preset:Annotated[Optional[str], typer.Option(help='mini, base or reference, which it is without.')]=None, ratio:Annotated[Optional[float], typer.Option(help='Share of the decoder that is frozen; without it that of the run, or 0.4 as in the published table.')]=None,
+           run:Annotated[str, typer.Option(help='The table of a training run instead.')]='', as_json:Annotated[bool, typer.Option('--json')]=False, markdown:bool=False):
     "Print the parameter table. Example: qvision params --preset reference --ratio 0.7"
     from qvision.captioner import Captioner
     from qvision.freezing import apply_phase, build_meta, parameter_table, render_comparison, render_table
-    model = Captioner.from_pretrained(default_model(run)) if run else build_meta(preset)
-    share, style = .4 if ratio is None else ratio, 'json' if as_json else 'markdown' if markdown else 'text'
+    from qvision.runs import get_run
+    from qvision.training import TrainParameters
+    if run and preset: raise ValueError('a table is of a preset or of a run, not of both')
+    named = get_run(run) if run else None; model = Captioner.from_pretrained(named.checkpoint) if named else build_meta(preset or 'reference')
+    share = ratio if ratio is not None else TrainParameters(**named.params).resolve()[1].ratio if named else .4; style = 'json' if as_json else 'markdown' if markdown else 'text'
     typer.echo(render_table(parameter_table(apply_phase(model, share)), style))
     if preset == 'base' and not run and not as_json: typer.echo('\n' + render_comparison(share, style))
 

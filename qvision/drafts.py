@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .decoding import Work, look, text_step
+from .decoding import Work, caption_length, look, text_step
 from .native import is_native
 
 # %% ../nbs/11f_drafts.ipynb #24f4fe86
@@ -49,7 +49,7 @@ class Phrasebook:
               end:int,             # what nothing follows
              )->list[tuple]:       # (token, parent): 0 is the beginning, n the node before it in the list
         "The most probable continuations, as a tree."
-        nodes, paths, waiting = [], [list(ids)], [(-p, 0, token, 1) for p, token in self.following(ids)]; heapify(waiting)
+        nodes, paths, waiting = [], [list(ids)], [(-p, 0, token, 1) for p, token in self.following(ids) if depth > 0]; heapify(waiting)
         while waiting and len(nodes) < size:
             p, parent, token, level = heappop(waiting); nodes.append((token, parent)); paths.append([*paths[parent], token])
             if level < depth and token != end:
@@ -94,7 +94,7 @@ def drafted_decode(model,              # a Captioner with late fusion and GPT-Ne
                    force:Tensor=None,  # (1,1+max_new_tokens) ids to write instead of what is chosen, for measuring
                   )->tuple:            # ids (1,1+max_new_tokens) padded, <START> first; Work
     "The greedy caption of one image."
-    length, g, decoder, device = max_new_tokens or model.config.caption_length, model.generation_config, model.decoder.base_model, visual_kv.device
+    length, g, decoder, device = caption_length(model, max_new_tokens), model.generation_config, model.decoder.base_model, visual_kv.device
     written, cache, work, head = [g.bos_token_id], [], Work(), model.get_output_embeddings()
     mine, position = torch.zeros(0, dtype=torch.bool, device=device), torch.zeros(0, dtype=torch.long, device=device)
     while len(written) <= length and (written[-1] != g.eos_token_id):

@@ -114,7 +114,7 @@ def singulars(word:str)->list[str]:
     "A word and what it may be the plural of."
     out = [word] + ([IRREGULAR[word]] if word in IRREGULAR else [])
     if word.endswith('ies'): out.append(word[:-3] + 'y')
-    if word.endswith('es'): out.append(word[:-2])
+    if word.endswith(('ses', 'xes', 'zes', 'ches', 'shes', 'oes')): out.append(word[:-2])
     if word.endswith('s') and not word.endswith('ss'): out.append(word[:-1])
     return out
 
@@ -177,8 +177,8 @@ def chair(captions:dict, # image id -> caption
     "CHAIR (Rohrbach et al. 2018)."
     rows = []
     for i, caption in sorted(captions.items()):
-        said = [m.category for m in mentions(caption, categories)]
-        rows.append((len(said), sum(c not in truth[i] for c in said), len(truth[i]), len(truth[i] & set(said))))
+        said = [m.category for m in mentions(caption, categories)]; there = truth[i] if categories is None else truth[i] & set(categories)
+        rows.append((len(said), sum(c not in there for c in said), len(there), len(there & set(said))))
     return Chair(sorted(captions), *np.array(rows).T)
 
 # %% ../nbs/23_hallucination.ipynb #cae121a6

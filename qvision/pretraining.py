@@ -28,7 +28,7 @@ from .features import open_rgb
 from .grounding import patch_cover
 from .minicoco import fresh_example
 from .tokens import encode_captions
-from .training import newest_checkpoint
+from .training import newest_checkpoint, on_one_device
 
 # %% ../nbs/22_pretraining.ipynb #3de04736
 def _draw(start, n, path, total, seed, easy):
@@ -146,11 +146,11 @@ def train_resumable(model:nn.Module, n:int, # examples; the dataset is their ind
                     folder:Path,            # checkpoints and the log
                     steps:int, batch_size:int=64, learning_rate:float=1e-3, seed:int=0, save_steps:int=500, log_steps:int=50, quiet:bool=False,
                    )->list[dict]: # the log: one entry every `log_steps`
-    "Train `model` in place for `steps` steps, from the newest checkpoint in `folder` if there is one."
+    "Train `model` in place for `steps` steps, from the newest checkpoint in `folder` if there is one: a run has a folder of its own."
     args = TrainingArguments(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate, lr_scheduler_type='cosine',
                              warmup_steps=min(500, steps//10), weight_decay=.05, max_grad_norm=1., bf16=True, use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed,
                              logging_steps=max(1, min(log_steps, steps//3)), save_steps=save_steps, save_total_limit=1, report_to='none', remove_unused_columns=False, disable_tqdm=quiet)
-    trainer = Trainer(model, args, train_dataset=list(range(n)), data_collator=collate)
+    trainer = Trainer(model, on_one_device(args), train_dataset=list(range(n)), data_collator=collate)
     if quiet: trainer.remove_callback(PrinterCallback)
     newest = newest_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, Generati
 from transformers.utils import cached_file
 
 from .backbones import open_part, tower_state
-from .captioner import Captioner
+from .captioner import HUB, Captioner
 from .encoder import tower_config, weights_checksum
 from .freezing import Row, parameter_table, render_table
 
@@ -87,14 +87,16 @@ def fill(model:Captioner, known:dict, stored:dict, folder)->Captioner:
 
 def complete(cls, config, folder,
              encoder:str='', decoder:str='', # where the backbones are now, if not under the names in the configuration
-             dtype=None, **hub               # revision, token …
+             dtype=None, attn_implementation:str='', # 'eager', 'sdpa' …
+             **hub                           # of HUB: revision, token …
             )->Captioner:
     "A captioner from a checkpoint that was saved with `trainable_only`."
-    hub.pop('config', None); expected, config.backbones = config.backbones, None
+    if unknown := sorted(set(hub) - set(HUB)): raise TypeError(f'{unknown[0]} means nothing for {folder}, which was saved without its backbones: there are encoder, decoder, dtype, attn_implementation, {", ".join(HUB)}')
+    expected, config.backbones = config.backbones, None
     config.encoder_name, config.decoder_name = encoder or config.encoder_name, decoder or config.decoder_name
     dtype = config.dtype if dtype in (None, 'auto') else dtype
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-    model = cls(config).to(dtype)
+    model = (cls._from_config(config, attn_implementation=attn_implementation) if attn_implementation else cls(config)).to(dtype)
     known, found = backbone_tensors(model); verify(found, expected, folder)
     with torch.no_grad(): fill(model, known, load_file(cached_file(folder, 'model.safetensors', **hub)), folder)
     model.generation_config = GenerationConfig.from_pretrained(folder, **hub)

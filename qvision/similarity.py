@@ -37,7 +37,7 @@ def token_similarities(model:Captioner,
                       )->dict: # global_query (B,L+1,Q), global_patch (B,L+1,P), query_patch (B,L+1,Q,P), query_query (B,L+1,Q,Q), as numpy arrays
     "Cosines before and after each Q-Former layer."
     if model.config.bridge != 'qformer': raise ValueError(f'the {model.config.bridge} bridge has no global token and no queries: similarities want bridge=qformer')
-    seen = model.see(patch_features=patch_features)
+    seen = model.see(patch_features=patch_features.to(model.device))
     image, states = seen['image_features'], seen['hidden_states']
     pairs = dict(global_query=lambda s: cosines(s[:, :1], s[:, 1:])[:, 0], global_patch=lambda s: cosines(s[:, :1], image)[:, 0],
                  query_patch=lambda s: cosines(s[:, 1:], image), query_query=lambda s: cosines(s[:, 1:], s[:, 1:]))
@@ -131,7 +131,7 @@ def without_token(visual_tokens:Tensor, # (B,1+Q,D)
     return torch.cat((visual_tokens[:, :token], visual_tokens[:, token + 1:]), 1)
 
 def swapped_token(visual_tokens:Tensor, token:int)->Tensor: # (B,1+Q,D)
-    "One token from the next image of the batch, the last from the first."
+    "One token from the image before in the batch, the first from the last."
     out = visual_tokens.clone(); out[:, token] = visual_tokens[:, token].roll(1, 0)
     return out
 

@@ -7,6 +7,7 @@ __all__ = ['read_rows', 'from_csv']
 
 # %% ../nbs/01a_tables.ipynb #18588a90
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -20,13 +21,17 @@ def read_rows(table, file_column:str='file', caption_column:str='caption')->dict
     "The captions of a CSV table (or TSV, by its suffix)."
     table = Path(table)
     if not table.is_file(): raise DataError(f'{table}: no such file')
-    with table.open(newline='', encoding='utf-8-sig') as f:
-        rows = csv.DictReader(f, dialect='excel-tab' if table.suffix == '.tsv' else 'excel')
-        if missing := [c for c in (file_column, caption_column) if c not in (rows.fieldnames or [])]:
-            raise DataError(f'{table} has no column {missing[0]!r}: {", ".join(rows.fieldnames or ["it is empty"])}; name the columns with --file-column and --caption-column')
-        found = {}
+    try: text = table.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise DataError(f'{table} is not UTF-8 (byte {e.start}): save it as CSV UTF-8') from None
+    rows = csv.DictReader(io.StringIO(text, newline=''), dialect='excel-tab' if table.suffix == '.tsv' else 'excel')
+    if missing := [c for c in (file_column, caption_column) if c not in (rows.fieldnames or [])]:
+        raise DataError(f'{table} has no column {missing[0]!r}: {", ".join(rows.fieldnames or ["it is empty"])}; name the columns with --file-column and --caption-column')
+    found = {}
+    try:
         for row in rows:
+            if any(row.get(None, ())): raise DataError(f'{table}, line {rows.line_num}: more fields than columns; a caption with commas stands in quotes')
             if (row[file_column] or '').strip(): found.setdefault(row[file_column].strip(), []).append((row[caption_column] or '').strip())
+    except csv.Error as e: raise DataError(f'{table}, line {rows.line_num}: {e}; is a quote left open?') from None
     if not found: raise DataError(f'{table} has no rows')
     return found
 
@@ -46,8 +51,8 @@ def from_csv(table, images, # folder that the table's file names start from
     parts = dict(zip(('train2017', 'val2017'), split_images(numbers.values(), validation, seed)))
     (root/'annotations').mkdir(parents=True)
     for split, ids in parts.items():
-        chosen = [(name, numbers[name]) for name in rows if numbers[name] in set(ids)]; entries, captions = [], []
-        for name, i in chosen:
+        part, entries, captions = set(ids), [], []
+        for name, i in ((name, i) for name, i in numbers.items() if i in part):
             (root/split/name).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(paths[name], root/split/name)
             entries.append(dict(id=i, file_name=name, **_size(paths[name])))
             captions += [dict(image_id=i, caption=c) for c in rows[name]]

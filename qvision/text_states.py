@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .captioner import Captioner
 from .encoder import weights_checksum
 from .features import cache_folder
-from .freezing import position_embeddings
+from .freezing import input_layers
 from .fusion import blocks_of
 
 # %% ../nbs/13a_text_states.ipynb #5dce42ac
@@ -31,8 +31,8 @@ def frozen_depth(model:Captioner)->int:
     base = model.decoder.base_model; blocks = blocks_of(base)
     inside = {m for b in blocks for m in b.modules()}
     noisy = any(isinstance(m, nn.Dropout) and m.p > 0 and m not in inside for m in base.modules())
-    embeddings = [model.get_input_embeddings(), *position_embeddings(model)]
-    if model.config.fusion == 'prefix' or noisy or any(p.requires_grad for m in embeddings for p in m.parameters()): return 0
+    inputs = [model.get_input_embeddings(), *input_layers(model)]
+    if model.config.fusion == 'prefix' or noisy or any(p.requires_grad for m in inputs for p in m.parameters()): return 0
     top = len(blocks) - (len(model.fusion.layers) if model.config.fusion == 'interleaved' else 1)
     trains = [any(p.requires_grad for p in b.parameters()) for b in blocks[:top]]
     return trains.index(True) if True in trains else top
@@ -67,9 +67,9 @@ def _fill(path, model, depth, captions, start, batch_size, progress):
     order = sorted(captions, key=len)
     for i in tqdm(range(0, len(order), batch_size), desc='text states', unit='batch', disable=not progress, delay=2, mininterval=2):
         some = order[i:i + batch_size]; T = len(some[-1])
-        states = lower_states(model, depth, torch.tensor([c + (0,)*(T - len(c)) for c in some], device=model.device)).float().cpu().numpy() # what follows a token does not reach it
+        states = lower_states(model, depth, torch.tensor([c + (0,)*(T - len(c)) for c in some], device=model.device)).half().cpu().numpy() # what follows a token does not reach it
+        if not all(np.isfinite(s[:len(c)]).all() for c, s in zip(some, states)): raise ValueError("the decoder's states do not fit half precision: train with text_cache 0")
         for c, s in zip(some, states): out[start[c]:start[c] + len(c)] = s[:len(c)]
-    if not np.isfinite(out).all(): raise ValueError("the decoder's states do not fit half precision: train with text_cache 0")
     out.flush()
 
 def cached_states(model:Captioner, depth:int, # of `frozen_depth`
@@ -81,7 +81,7 @@ def cached_states(model:Captioner, depth:int, # of `frozen_depth`
     if not depth: return None
     captions = sorted({tuple(c) for c in captions}); size = sum(map(len, captions))*model.config.text_config.hidden_size*2
     if size > limit*1e9: return None
-    below = nn.ModuleList([model.get_input_embeddings(), *position_embeddings(model), *blocks_of(model.decoder.base_model)[:depth]])
+    below = nn.ModuleList([model.get_input_embeddings(), *input_layers(model), *blocks_of(model.decoder.base_model)[:depth]])
     key = hashlib.sha256((json.dumps(captions) + weights_checksum(below)).encode()).hexdigest()[:32]
     start = dict(zip(captions, np.cumsum([0, *map(len, captions)]).tolist()))
     folder = Path(folder or cache_folder())/f'text-{key}'; folder.mkdir(parents=True, exist_ok=True); path = folder/'states.npy'
@@ -90,6 +90,7 @@ def cached_states(model:Captioner, depth:int, # of `frozen_depth`
         if not path.is_file(): # it gets its name when it is complete
             training = model.training; model.eval()
             try: _fill(folder/'unfinished.npy', model, depth, captions, start, batch_size, progress)
+            except BaseException: (folder/'unfinished.npy').unlink(missing_ok=True); raise
             finally: model.train(training)
             (folder/'unfinished.npy').replace(path)
     return TextStates(np.load(path, mmap_mode='r'), start)
@@ -114,7 +115,9 @@ class SetAside:
 
     def _put_back(self):
         state = load_file(self.path) # mapped: read where it is used
-        for name, p in self._parameters().items(): p.data = state[name].to(self.model.device)
+        device = self.model.device
+        for name, p in self._parameters().items(): p.data = state[name].to(device)
+        for part in (self.tower, *self.lower): part.to(device) # buffers: the Trainer may have moved the model meanwhile
         self.model.encoder.model = self.tower
         for i, block in enumerate(self.lower): self.blocks.insert(i, block)
         self.model.train(self.model.training)

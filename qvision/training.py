@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'TrainParameters', 'images_a_batch', 'training_arguments',
-           'newest_checkpoint', 'train_phase']
+           'on_one_device', 'newest_checkpoint', 'train_phase']
 
 # %% ../nbs/20_training.ipynb #db256751
 import json
@@ -137,6 +137,12 @@ class TrainParameters:
         phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')))
         return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
 
+    def check_parent(self, model:Captioner, name:str):
+        "A phase goes on with the model of the one before: another encoder, decoder, bridge … is an error, not ignored."
+        for k in ('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length'):
+            has = getattr(model.config, f'{k}_name' if k in ('encoder', 'decoder') else k)
+            if (given := getattr(self, k)) and given != has: raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a run that has it (-p start NAME), or leave {k} out')
+
 # %% ../nbs/20_training.ipynb #a79104dc
 def images_a_batch(phase:Phase)->int:
     "Items of a batch: `batch_size` counts captions."
@@ -144,12 +150,18 @@ def images_a_batch(phase:Phase)->int:
 
 def training_arguments(phase:Phase, folder, max_steps:int=0, seed:int=0, save_steps:int=200, log_steps:int=20)->TrainingArguments:
     "A phase in transformers' words: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder), num_train_epochs=phase.epochs, max_steps=max_steps or -1, per_device_train_batch_size=images_a_batch(phase),
         gradient_accumulation_steps=phase.accumulation, learning_rate=phase.learning_rate, weight_decay=phase.weight_decay, max_grad_norm=phase.max_grad_norm,
         lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=dict(min_lr=min(phase.min_learning_rate, phase.learning_rate)), bf16=phase.precision == 'bf16',
         use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=log_steps, save_steps=save_steps, save_total_limit=1, report_to='none',
         remove_unused_columns=False, label_names=['labels'], disable_tqdm=True)
+    return on_one_device(arguments)
+
+def on_one_device(arguments:TrainingArguments)->TrainingArguments:
+    "No copy of the model on every card, which would tear captions from their images: one is used."
+    arguments.device; arguments._n_gpu = min(1, arguments.n_gpu) # the first counts the cards
+    return arguments
 
 def newest_checkpoint(folder:Path)->Path|None:
     "The newest complete checkpoint: the Trainer writes its state last, and a process may be killed before that."
@@ -173,7 +185,11 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     steps = max_steps or phase.epochs*-(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
     newest = newest_checkpoint(folder) if resume else None
     depth = frozen_depth(model); states = cached_states(model, depth, [ids for _, captions in dataset.items for ids in captions], text_cache, progress=not quiet)
-    with SetAside(model, depth if states else 0, folder, torch.bfloat16 if phase.precision == 'bf16' else None) as aside:
+    depth = depth if states else 0; aside_file = Path(folder)/'set_aside.json'
+    if newest and aside_file.is_file() and (before := json.loads(aside_file.read_text())['blocks']) != depth:
+        raise ValueError(f'the checkpoints in {folder} are of a model without its lowest {before} blocks, which were cached, and now {depth} would be: resume with the text_cache that it was started with')
+    aside_file.parent.mkdir(parents=True, exist_ok=True); aside_file.write_text(json.dumps(dict(blocks=depth)))
+    with SetAside(model, depth, folder, torch.bfloat16 if phase.precision == 'bf16' else None) as aside:
         if reports: reports.whole = aside.whole
         trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset,
                           data_collator=Collate(dataset, model.tokenizer.pad_token_id, states), callbacks=[*([reports] if reports else []), *callbacks])

@@ -1,6 +1,7 @@
 "The command line, from outside the repository."
 import json
 
+import pytest
 from PIL import Image
 
 from qvision.captioner import tiny_captioner
@@ -56,7 +57,7 @@ def test_shipped_captioner_captions_a_drawing(qvision, tmp_path):
     from random import Random
     from qvision.scenes import Object, Scene, paint
     paint(Scene('beach', [[Object('boat', 'red', 'large', 60, 26, 44)]]), Random(0))[0].save(tmp_path/'boat.png')
-    said = qvision('caption', tmp_path/'boat.png', cwd=tmp_path).stdout
+    said = qvision('caption', tmp_path/'boat.png', '--model', 'package:captioner', cwd=tmp_path).stdout
     assert 'boat' in said and 'red' in said
 
 
@@ -81,14 +82,18 @@ def test_caption_says_whose_captions_they_are(qvision, tmp_path):
 
 
 def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch):
-    from qvision.cli import default_model
+    from qvision.cli import chosen_model
     from qvision.runs import start_run
     from qvision.training import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
     for name, end in (('old', 'finish'), ('new', 'finish'), ('broken', 'fail')):
         run = start_run('train', TrainParameters(), name); run.model.mkdir(); (run.model/'config.json').write_text('{}')
         run.update(started_at=run.info['started_at'] + len(list(tmp_path.iterdir()))); getattr(run, end)(dict() if end == 'finish' else ValueError('x'))
-    assert default_model() == str(tmp_path/'new/model') and default_model('old') == str(tmp_path/'old/model')
+    assert chosen_model() == str(tmp_path/'new/model') and chosen_model('old') == str(tmp_path/'old/model') and chosen_model(model='mine') == 'mine'
+    with pytest.raises(ValueError, match='not both'): chosen_model('old', 'mine')
+    for file in (tmp_path/'new/model').iterdir(): file.unlink()
+    assert chosen_model() == str(tmp_path/'old/model')
+    with pytest.raises(ValueError, match='make it again with: papermill'): chosen_model('new')
 
 
 def test_a_name_cannot_leave_the_archive(qvision, root, workplace, tmp_path):

@@ -42,7 +42,7 @@ def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, ph
     pid = json.loads((archive(workplace, 'killed')/'run.json').read_text())['pid']
     os.kill(pid, signal.SIGKILL); os.killpg(process.pid, signal.SIGKILL); process.wait()
     assert json.loads((archive(workplace, 'killed')/'run.json').read_text())['status'] == 'running', 'it was killed too late to show anything'
-    qvision('run', 'train', '-p', 'data', minicoco, '-p', 'name', 'killed', '-p', 'max_steps', 12, '-p', 'save_steps', 4, *SMALL, '--resume', cwd=root)
+    qvision('run', 'train', '--name', 'killed', '--resume', cwd=root) # with the parameters that it was started with
     a, b = (metrics(workplace, n) for n in ('one', 'killed'))
     assert a['final_loss'] == b['final_loss'] and a['validation_loss'] == b['validation_loss']
 
@@ -74,10 +74,22 @@ def test_analyses_have_a_quick_form(qvision, root, minicoco, workplace, phase1, 
     assert json.loads((folder/'run.json').read_text())['status'] == 'done' and found and list((folder/'figures').glob('*.png'))
 
 
-def test_a_mistyped_parameter_says_which_there_are(qvision, root, workplace):
+def test_the_table_of_a_run_is_of_its_phase(qvision, root, workplace, phase1):
+    table = {r['component']: dict(total=r['total'], trainable=r['trainable']) for r in json.loads(qvision('params', '--run', 'one', '--json', cwd=root).stdout)}
+    assert table == metrics(workplace, 'one')['parameters']
+
+
+def test_a_phase_does_not_ignore_what_it_cannot_change(qvision, root, minicoco, workplace, phase1):
+    done = qvision('run', 'train', '-p', 'phase', '2', '-p', 'start', 'one', '-p', 'bridge', 'mlp', '-p', 'data', minicoco, '-p', 'name', 'other-bridge', *SMALL, cwd=root, check=False)
+    assert done.returncode == 1 and "bridge is 'mlp', but one, which this run continues, has 'qformer'" in done.stderr
+
+
+def test_a_mistyped_parameter_says_which_there_are(qvision, root, minicoco, workplace):
     done = qvision('run', 'train', '-p', 'lerning_rate', '1e-4', '-p', 'name', 'typo', cwd=root, check=False)
     assert done.returncode == 1 and "did you mean 'learning_rate'" in done.stderr
     assert json.loads((archive(workplace, 'typo')/'run.json').read_text())['status'] == 'failed'
+    qvision('run', 'train', '--name', 'typo', '--resume', '-p', 'learning_rate', '1e-4', '-p', 'data', minicoco, '-p', 'max_steps', 2, *SMALL, cwd=root) # the mistake does not come back
+    assert json.loads((archive(workplace, 'typo')/'run.json').read_text())['status'] == 'done'
 
 
 def test_a_failed_run_says_so(qvision, root, workplace, tmp_path):
