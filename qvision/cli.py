@@ -163,7 +163,7 @@ def _archive_failure(notebook, params, error):
 def run(notebook:Annotated[str, typer.Argument(help='train, evaluate, pretrain: a notebook in nbs/.')],
         p:Annotated[Optional[list[str]], typer.Option('-p', '--parameter', help='NAME VALUE, any number of times.')]=None,
         name:Annotated[str, typer.Option(help='Name of the run; kind and time without it.')]='',
-        resume:Annotated[bool, typer.Option(help='Go on with the newest unfinished run, or with -p name NAME.')]=False, quiet:Quiet=False):
+        resume:Annotated[bool, typer.Option(help='Go on with the newest unfinished run, or with --name NAME, and the parameters that it was started with.')]=False, quiet:Quiet=False):
     "Run an experiment notebook and archive it. Example: qvision run train -p phase 2"
     out = execute(notebook, _parameters(p) | (dict(name=name) if name else {}), resume, quiet)
     console.print(f'archived in {out.parent}')

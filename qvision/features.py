@@ -46,6 +46,7 @@ def load_batches(images:list, processor, batch_size:int=32,
                  skip=None, # called with (index, error) for an image that cannot be read; an error where None
                  workers:int=2):    # -> (indices of the images, (B,3,H,W)), batch by batch
     "Open and preprocess images, the next batch in the background."
+    if batch_size < 1: raise ValueError(f'a batch has 1 image or more, not {batch_size}')
     def one(i):
         try: return i, processor(open_rgb(images[i]), return_tensors='pt').pixel_values
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: # what Pillow raises for a broken file
