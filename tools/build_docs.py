@@ -13,14 +13,15 @@ from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
+from qvision.claims import usual
 from qvision.runs import flatten, list_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC, SITE = ROOT/'_proc', ROOT/'_docs'
 
 
-def latest(runs)->dict: # kind -> the newest finished, full run
-    return {r.info['kind']: r for r in runs if r.status == 'done' and not r.params.get('quick') and not r.params.get('data')}
+def latest(runs)->dict: # kind -> its newest usual run
+    return {r.info['kind']: r for r in runs if usual(r)}
 
 
 def show_what_was_run(runs)->None:
@@ -34,6 +35,16 @@ def show_what_was_run(runs)->None:
         for c in nb.cells:
             if c.cell_type != 'code': del c['outputs']
         nb.cells[0] = nbformat.v4.new_markdown_cell(f'*Shown as archived in the run [{run.name}](runs/{run.name}.html).*'); nb.cells.insert(0, head)
+        nbformat.write(nb, page)
+
+
+def plain_signatures()->None:
+    "nbdev links names in a signature's comments too, where a link is only its text."
+    for page in PROC.rglob('*.ipynb'):
+        nb = nbformat.read(page, 4)
+        for c in nb.cells:
+            for data in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
+                data['text/markdown'] = re.sub(r'(?s)```python.*?```', lambda block: re.sub(r'\[(`[^`\n]+`)\]\(https?://[^)\s]+\)', r'\1', block[0]), data['text/markdown'])
         nbformat.write(nb, page)
 
 
@@ -131,6 +142,7 @@ def broken_links(site:Path)->list[str]:
 if __name__ == '__main__':
     refresh_quarto_yml(); _build_modidx()
     proc_nbs(n_workers=2, force=True)
+    plain_signatures()
     runs = list_runs()
     write_home(); show_what_was_run(runs); add_pages(runs)
     for run in runs:
