@@ -277,10 +277,10 @@ HUB = ('revision', 'token', 'cache_dir', 'local_files_only', 'force_download')
 
 def load_extras(model:Captioner, name:str, **hub)->Captioner: # hub: of HUB
     "Attach tokenizer, image processor and phrasebook of a saved captioner, where it has them."
-    has = lambda f: cached_file(name, f, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False, **hub)
+    has = lambda f, **kwargs: cached_file(name, f, _raise_exceptions_for_missing_entries=False, **hub, **kwargs)
     if has('tokenizer_config.json'): model.tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     if has('preprocessor_config.json') or has('processor_config.json'): model.image_processor = AutoImageProcessor.from_pretrained(name, backend='pil', **hub)
-    if phrases := has(PHRASES): model.phrases = Phrasebook.load(phrases)
+    if phrases := has(PHRASES, _raise_exceptions_for_connection_errors=False): model.phrases = Phrasebook.load(phrases)
     return model
 
 def from_pretrained(cls, name, *args, **kwargs)->Captioner:

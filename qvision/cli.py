@@ -57,7 +57,7 @@ def data_check(root:Annotated[Path, typer.Argument(help='Folder in COCO layout.'
     from qvision.coco import check
     reports = check(root, progress=not quiet_default(quiet))
     for report in reports: console.print(str(report), markup=False, highlight=False)
-    if strict and not all(r.ok for r in reports): raise typer.Exit(1)
+    if not any(r.images for r in reports) or strict and not all(r.ok for r in reports): raise typer.Exit(1)
 
 # %% ../nbs/41_cli.ipynb #9589d236
 HEADLINES = dict( # kind of run -> what of its metrics

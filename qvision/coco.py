@@ -36,10 +36,10 @@ class IntegrityReport:
     instances:int=0
     faults:dict=field(default_factory=lambda: defaultdict(list)) # fault -> names
     @property
-    def ok(self): return not any(self.faults.values())
+    def ok(self): return self.images > 0 and not any(self.faults.values())
     def counts(self)->dict: return {k: len(self.faults[k]) for k in FAULTS if self.faults.get(k)}
     def __str__(self):
-        lines = [f'{self.split}: {self.images} images, {self.captions} captions, {self.instances} instances' + ('' if self.ok else '; left out:')]
+        lines = [f'{self.split}: {self.images} images, {self.captions} captions, {self.instances} instances' + ('; left out:' if any(self.faults.values()) else '')]
         for fault, names in self.faults.items():
             if names: lines.append(f'  {len(names):>4} × {FAULTS[fault]}: {", ".join(map(str, names[:4]))}' + (' …' if len(names) > 4 else ''))
         return '\n'.join(lines)

@@ -169,28 +169,34 @@ def legacy_config(legacy:LegacyCheckpoint, clip=None, gpt=None # configurations'
     return captioner_config(get_preset('reference', num_queries=Q, bridge_layers=max(depth, default=0) + 1, image_size=vision.vision_config.image_size, **names), vision, text)
 
 # %% ../nbs/14_legacy.ipynb #6a1635c1
-def attach_processors(model:Captioner, clip=None, gpt=None)->Captioner:
-    "Special tokens; the tokenizer and the image processor of the backbones' folders, or the published preprocessing."
+def _published_tokenizer(tokens:int, fetch:bool): # None where it is not to be had, or is of another vocabulary
+    try: tokenizer = open_part(AutoTokenizer, get_preset('reference').decoder, local_files_only=not fetch)
+    except FileNotFoundError: tokenizer = None
+    if tokenizer is not None: add_markers(tokenizer)
+    if tokenizer is not None and len(tokenizer) == tokens: return tokenizer
+    warnings.warn('the checkpoint is imported without a tokenizer, so that it cannot write captions yet: name a folder that has its decoder\'s with --gpt')
+
+def attach_processors(model:Captioner, clip=None, gpt=None, fetch:bool=False # the published decoder's tokenizer from the hub; else only where it is cached
+                     )->Captioner:
+    "Special tokens; the tokenizer and the image processor of the backbones' folders, or the published ones."
     has = lambda folder, *names: folder and any((Path(folder)/n).is_file() for n in names)
     V, size = model.config.text_config.vocab_size, model.config.vision_config.vision_config.image_size
     if has(gpt, 'tokenizer.json', 'vocab.json'): model.tokenizer = AutoTokenizer.from_pretrained(gpt)
-    elif gpt is None:
-        try: model.tokenizer = open_part(AutoTokenizer, model.config.decoder_name)
-        except FileNotFoundError as e: warnings.warn(f'the checkpoint is imported without a tokenizer, so that it cannot write captions: name a folder that has one with --gpt ({e})')
+    elif gpt is None: model.tokenizer = _published_tokenizer(V, fetch)
     if model.tokenizer is not None:
         add_markers(model.tokenizer)
-        if len(model.tokenizer) != V: raise ValueError(f'the tokenizer of {gpt or model.config.decoder_name} has {len(model.tokenizer)} tokens with <START> and <END>, the checkpoint {V}')
+        if len(model.tokenizer) != V: raise ValueError(f'the tokenizer in {gpt} has {len(model.tokenizer)} tokens with <START> and <END>, the checkpoint {V}')
     model.image_processor = (AutoImageProcessor.from_pretrained(clip, backend='pil') if has(clip, 'preprocessor_config.json')
                              else CLIPImageProcessorPil(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size)))
     t = model.tokenizer
     return set_special_tokens(model, *((t.bos_token_id, t.eos_token_id, t.pad_token_id) if t else (V - 2, V - 1, V - 3)))
 
-def load_legacy(legacy:LegacyCheckpoint, clip=None, gpt=None)->Captioner:
+def load_legacy(legacy:LegacyCheckpoint, clip=None, gpt=None, fetch:bool=False)->Captioner: # see `attach_processors`
     "A captioner with a published checkpoint's weights, in float32 and evaluation mode."
     model = Captioner(legacy_config(legacy, clip, gpt)); check_tensors(legacy, model)
     take = lambda name, third: legacy.tensors[name] if third is None else legacy.tensors[name].chunk(3)[third]
     model.load_state_dict({name: take(*legacy_name(name)) for name in model.state_dict()})
-    return attach_processors(model, clip, gpt).eval()
+    return attach_processors(model, clip, gpt, fetch).eval()
 
 # %% ../nbs/14_legacy.ipynb #749ed081
 def import_multimodel(src,                # folder of config.json and three safetensors, checkpoint.pth, or hub id
@@ -201,7 +207,7 @@ def import_multimodel(src,                # folder of config.json and three safe
     path = Path(src).expanduser(); folder = path.parent if path.is_file() else path
     if Path(out).expanduser().resolve() == folder.resolve(): raise ValueError(f'{out} holds the checkpoint to read: write to another folder')
     clip, gpt = (given or (folder/name if (folder/name/'config.json').is_file() else None) for given, name in ((clip, 'clip'), (gpt, 'gpt')))
-    model = load_legacy(read_legacy(src), clip, gpt)
+    model = load_legacy(read_legacy(src), clip, gpt, fetch=not path.exists())
     model.save_pretrained(Path(out).expanduser())
     return model
 

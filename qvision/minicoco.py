@@ -118,7 +118,7 @@ def write_minicoco(root='data/minicoco',      # folder; an incomplete one is dra
     "Draw the data set and write SHA256SUMS last."
     root = Path(root); about = root/'README.md'
     if root.exists() and any(root.iterdir()) and not (about.is_file() and about.read_text(encoding='utf8', errors='replace').startswith(TITLE)):
-        raise FileExistsError(f'{root} holds other files: name an empty or a new folder')
+        raise FileExistsError(f'{root} holds other files: name an empty or a new folder, or remove it, if it is an unfinished drawing of an older version')
     card = data_card(splits, seed, cooccurrence).encode()
     (root/'SHA256SUMS').unlink(missing_ok=True)
     root.mkdir(parents=True, exist_ok=True); about.write_bytes(card) # first: it says that what is here may be drawn again

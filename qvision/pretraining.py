@@ -232,7 +232,7 @@ class PretrainParameters:
     data:str=''                # pretrain on a folder in COCO layout instead of fresh scenes
     split:str='train2017'
     out:str=''                 # folder for clip/ and gpt_neo/; the package's own weights where empty
-    work:str=''                # folder for scenes and checkpoints; data/pretrain where empty
+    work:str=''                # folder for scenes; data/pretrain where empty
     scenes:int=100_000         # fresh scenes
     steps:int=9000             # of the encoder
     lm_steps:int=6000          # of the language model

@@ -248,7 +248,8 @@ def start_run(kind:str,            # 'train', 'evaluate', 'pretrain' …
     name = name or new_name(kind, root)
     path = run_folder(name, root)
     before = _before(path, resume)
-    if changed := [f'{k} was {before["params"][k]!r}' for k, v in asdict(params).items() if k in before.get('params', {}) and before['params'][k] != v and k not in ('name', 'resume', 'quiet')]:
+    known = {} if not before or before.get('refused') else with_parent(before['params'], before['parent'])
+    if changed := [f'{k} was {known[k]!r}' for k, v in with_parent(asdict(params), parent).items() if k in known and known[k] != v and k not in ('name', 'resume', 'quiet')]:
         print(f'{name} goes on with other parameters: {", ".join(changed)}')
     path.mkdir(parents=True, exist_ok=True)
     run = Run(path, dict(name=name, kind=kind, status='running', params=asdict(params), parent=parent, started=datetime.now(timezone.utc).isoformat(timespec='seconds'),
@@ -287,8 +288,8 @@ def newest_run(kind:str, root=None, **params)->Run: # None where there is none
     return found[-1] if found else None
 
 def unfinished_run(kind:str, root=None, **params)->Run: # None where there is none
-    "The newest run of a kind that did not end well and could be resumed."
-    found = [r for r in list_runs(root, kind) if r.status in ('died', 'failed') and all(r.params.get(k) == v for k, v in params.items())]
+    "The newest run of a kind that did not end well and could be resumed; not one whose parameters were refused."
+    found = [r for r in list_runs(root, kind) if r.status in ('died', 'failed') and not r.info.get('refused') and all(r.params.get(k) == v for k, v in params.items())]
     return found[-1] if found else None
 
 def compare(a:Run, b:Run)->list[tuple]: # (what, in a, in b) for all parameters and metrics that differ

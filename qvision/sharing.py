@@ -91,6 +91,8 @@ def complete(cls, config, folder,
              **hub                           # of HUB: revision, token …
             )->Captioner:
     "A captioner from a checkpoint that was saved with `trainable_only`."
+    dtype = hub.pop('torch_dtype', None) or dtype # its old name
+    hub = {k: v for k, v in hub.items() if not k.startswith('_') and k not in ('adapter_kwargs', 'trust_remote_code')} # what AutoModel adds
     if unknown := sorted(set(hub) - set(HUB)): raise TypeError(f'{unknown[0]} means nothing for {folder}, which was saved without its backbones: there are encoder, decoder, dtype, attn_implementation, {", ".join(HUB)}')
     expected, config.backbones = config.backbones, None
     config.encoder_name, config.decoder_name = encoder or config.encoder_name, decoder or config.decoder_name

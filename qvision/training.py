@@ -141,7 +141,7 @@ class TrainParameters:
         "A phase goes on with the model of the one before: another encoder, decoder, bridge … is an error, not ignored."
         for k in ('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length'):
             has = getattr(model.config, f'{k}_name' if k in ('encoder', 'decoder') else k)
-            if (given := getattr(self, k)) and given != has: raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a run that has it (-p start NAME), or leave {k} out')
+            if (given := getattr(self, k)) and given != has: raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a run that has it (-p start NAME), or leave {k} out (on --resume: -p {k}=)')
 
 # %% ../nbs/20_training.ipynb #a79104dc
 def images_a_batch(phase:Phase)->int:
@@ -187,7 +187,7 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     depth = frozen_depth(model); states = cached_states(model, depth, [ids for _, captions in dataset.items for ids in captions], text_cache, progress=not quiet)
     depth = depth if states else 0; aside_file = Path(folder)/'set_aside.json'
     if newest and aside_file.is_file() and (before := json.loads(aside_file.read_text())['blocks']) != depth:
-        raise ValueError(f'the checkpoints in {folder} are of a model without its lowest {before} blocks, which were cached, and now {depth} would be: resume with the text_cache that it was started with')
+        raise ValueError(f'the checkpoints in {folder} are of a model without its lowest {before} blocks, which were cached, and now {depth} would be: resume with the text_cache and the ratio that it was started with')
     aside_file.parent.mkdir(parents=True, exist_ok=True); aside_file.write_text(json.dumps(dict(blocks=depth)))
     with SetAside(model, depth, folder, torch.bfloat16 if phase.precision == 'bf16' else None) as aside:
         if reports: reports.whole = aside.whole
