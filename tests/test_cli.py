@@ -26,6 +26,9 @@ def test_data_check(qvision, minicoco, tmp_path):
     (broken/'annotations/captions_val2017.json').write_text('{"images": []')
     done = qvision('data', 'check', broken, cwd=tmp_path, check=False)
     assert done.returncode == 1 and 'is not JSON' in done.stderr and 'Traceback' not in done.stderr
+    (broken/'annotations/captions_val2017.json').write_text('{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 1, "image_id": 1, "caption": "x"}]}')
+    done = qvision('data', 'check', broken, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and '0 images' in done.stdout and 'image file is missing: a.jpg' in done.stdout # nothing to train on
 
 
 def test_a_table_becomes_a_data_set(qvision, tmp_path):
