@@ -55,8 +55,13 @@ def write_home()->None:
     nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]; nbformat.write(nb, page)
 
 
-def clean(outputs:list)->list: # without progress bars and warnings
-    return [o for o in outputs if o.get('name') != 'stderr' and 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
+def clean(outputs:list)->list: # without progress bars and warnings; what was printed in pieces is one
+    kept = []
+    for o in outputs:
+        if o.get('name') == 'stderr' or 'application/vnd.jupyter.widget-view+json' in o.get('data', {}): continue
+        if kept and o.output_type == 'stream' and kept[-1].output_type == 'stream': kept[-1].text += o.text
+        else: kept.append(o)
+    return kept
 
 
 def table(header:list, rows:list)->str:
