@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava', 'variants', 'variant', 'full_variant',
-           'caption_once', 'draft_once', 'reading', 'bandwidth', 'throughput', 'interleaved', 'summary', 'step_bytes',
-           'weights_bytes', 'shared_ids', 'shared_phrases', 'captions_of', 'joined', 'peak_memory', 'in_process',
-           'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds', 'BenchmarkParameters']
+           'blank', 'caption_once', 'draft_once', 'reading', 'bandwidth', 'throughput', 'interleaved', 'summary',
+           'step_bytes', 'weights_bytes', 'shared_ids', 'shared_phrases', 'captions_of', 'joined', 'peak_memory',
+           'in_process', 'loading_peak', 'captioning_peak', 'building_seconds', 'llava_seconds', 'BenchmarkParameters']
 
 # %% ../nbs/32_benchmarking.ipynb #dd64385d
 import multiprocessing
@@ -125,6 +125,11 @@ def variant(model:Captioner, name:str, # one of `variants`
 def full_variant(preset, name:str, image_size:int=0)->Captioner:
     "`full_size` in that form, with no more memory on the way than loading takes."
     return variant(full_size(preset, LOADED[name.split()[0]], image_size), name, keep=False)
+
+def blank(model:Captioner, images:int=1)->Tensor: # (B,3,H,W)
+    "Pictures of the size and type that a captioner takes; what they show does not change the time."
+    size = tower_config(model.config.vision_config).image_size
+    return torch.zeros(images, 3, size, size, dtype=model.dtype, device=model.device)
 
 @torch.no_grad()
 def caption_once(model:Captioner, pixel_values:Tensor, tokens:int=20)->Tensor:
@@ -254,7 +259,7 @@ def loading_peak(folder)->int: # bytes of the weights
 def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
     "Captions at full size, for `in_process`."
     model = full_variant(preset, precision)
-    size = model.config.vision_config.image_size; caption_once(model, torch.zeros(batch, 3, size, size, dtype=model.dtype), tokens)
+    caption_once(model, blank(model, batch), tokens)
     return sum(p.numel() for p in model.parameters())
 
 def building_seconds()->float:

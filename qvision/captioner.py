@@ -8,7 +8,6 @@ __all__ = ['TOGETHER', 'PHRASES', 'HUB', 'CaptionerConfig', 'CaptionerOutput', '
            'save_pretrained', 'load_extras', 'from_pretrained', 'tiny_captioner']
 
 # %% ../nbs/12_captioner.ipynb #72eb938b
-import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -289,7 +288,7 @@ def from_pretrained(cls, name, *args, **kwargs)->Captioner:
     config = kwargs.get('config') or CaptionerConfig.from_pretrained(name, **hub)
     if config.backbones: # saved with trainable_only
         from qvision.sharing import complete # which builds on this module
-        return load_extras(complete(cls, copy.deepcopy(config), name, **{k: v for k, v in kwargs.items() if k != 'config'}), name, **hub)
+        return load_extras(complete(cls, config, name, **{k: v for k, v in kwargs.items() if k != 'config'}), name, **hub)
     return load_extras(super(Captioner, cls).from_pretrained(name, *args, **kwargs), name, **hub)
 
 Captioner.save_pretrained, Captioner.from_pretrained = save_pretrained, classmethod(from_pretrained)

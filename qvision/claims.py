@@ -52,8 +52,8 @@ def newest(kind:str)->Run: # None where there is none
     return next((r for r in reversed(list_runs(kind=kind)) if usual(r)), None)
 
 def evaluation(phase:int, split:str='val2017', ratio:float=-1.)->Run:
-    "The newest usual evaluation of a usual training run of a phase."
-    trained = {r.name: r for r in list_runs(kind='train') if usual(r) and r.params['phase'] == phase and r.params['ratio'] == ratio}
+    "The newest usual evaluation of a training run of a phase."
+    trained = {r.name for r in list_runs(kind='train') if (r.params.get('phase'), r.params.get('ratio')) == (phase, ratio)}
     return next((r for r in reversed(list_runs(kind='evaluate')) if usual(r) and r.params['split'] == split and r.info['parent'] in trained), None)
 
 def above(interval, bound:float=0.)->str:

@@ -52,22 +52,23 @@ class NothingUsable(DataError):
     def __init__(self, where, report): super().__init__(f'no usable image is left of {where}\n{report}'); self.report = report
 
 # %% ../nbs/01_coco.ipynb #6d16e5e3
-def read_json(path:Path, *keys:str)->dict:
-    "A JSON file that must have `keys`; errors name the file."
+def read_json(path:Path, *keys:str, **kinds:str # list -> what its records are, where its name does not say it
+             )->dict:
+    "A JSON file that must have these lists; errors name the file."
     try: content = json.loads(Path(path).read_text(encoding='utf8'))
     except FileNotFoundError: raise DataError(f'{path} is missing') from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise DataError(f'{path} is not JSON: {e}') from None
-    missing = [k for k in keys if not isinstance(content, dict) or k not in content]
-    if missing: raise DataError(f'{path} lacks {", ".join(missing)}: a COCO annotation file has {", ".join(keys)}')
-    for k in keys: _check_records(path, k, content[k])
+    lists = dict(zip(keys, keys)) | kinds; missing = [k for k in lists if not isinstance(content, dict) or k not in content]
+    if missing: raise DataError(f'{path} lacks {", ".join(missing)}: a COCO annotation file has {", ".join(lists)}')
+    for k, kind in lists.items(): _check_records(path, k, content[k], kind)
     return content
 
 _NEEDED = dict(images=('id', 'file_name'), annotations=('image_id',), instances=('id', 'image_id', 'category_id'), categories=('id', 'name')) # what each record of COCO's annotation files must have
 
-def _check_records(path, name:str, records, kind:str=''): # kind where a list's name does not say it
+def _check_records(path, name:str, records, kind:str): # of _NEEDED
     if not isinstance(records, list): raise DataError(f'{path}: "{name}" is not a list')
     for i, r in enumerate(records):
-        lacking = [k for k in _NEEDED[kind or name] if not isinstance(r, dict) or k not in r]
+        lacking = [k for k in _NEEDED[kind] if not isinstance(r, dict) or k not in r]
         if lacking and not (isinstance(r, dict) and 'cocoid' in r): raise DataError(f'{path}: entry {i} of "{name}" lacks {", ".join(lacking)}')
     if len({type(r.get('id', 0)) for r in records}) > 1: raise DataError(f'{path}: the ids of "{name}" are of several types; COCO has whole numbers')
 
@@ -155,8 +156,8 @@ class CocoData:
     def _read(self, kind):
         path = self.root/f'annotations/{kind}_{self.split}.json'
         if kind == 'instances' and not path.is_file(): return None
-        content = read_json(path, 'images', 'annotations')
-        if kind == 'instances': _check_records(path, 'annotations', content['annotations'], 'instances'); _check_records(path, 'categories', content.get('categories', []))
+        content = read_json(path, 'images', annotations='annotations' if kind == 'captions' else kind)
+        if kind == 'instances': _check_records(path, 'categories', content.get('categories', []), 'categories')
         return content
 
     def _fault(self, kind, name): self.report.faults[kind].append(name)

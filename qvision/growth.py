@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .benchmarking import caption_once, full_variant, in_process, summary
+from .benchmarking import blank, caption_once, full_variant, in_process, summary
 from .captioner import Captioner
 from .config import Phase, get_preset
-from .encoder import tower_config
 from .training import CaptionDataset, train_phase
 from .training_cost import training_seconds
 
@@ -55,7 +54,7 @@ def caption_tasks(precision:str, # one of `variants`
         model = full_variant(get_preset(preset, **changes), precision, image_size); model.decoder, model.fusion = plain.decoder, plain.fusion
         return model
     def task(model, images=1, length=tokens):
-        side = tower_config(model.config.vision_config).image_size; pixels = torch.zeros(images, 3, side, side, dtype=model.dtype)
+        pixels = blank(model, images)
         return lambda: caption_once(model, pixels, length)
     make = {TOKENS: lambda n: task(plain, length=n), IMAGES: lambda n: task(plain, n), QUERIES: lambda n: task(seeing(num_queries=n)), PIXELS: lambda n: task(seeing(image_size=n))}
     return {(axis, precision, n): make[axis](n) for axis, numbers in sizes.items() for n in numbers}

@@ -172,8 +172,9 @@ def legacy_config(legacy:LegacyCheckpoint, clip=None, gpt=None # configurations'
 def _published_tokenizer(tokens:int, fetch:bool): # None where it is not to be had, or is of another vocabulary
     try: tokenizer = open_part(AutoTokenizer, get_preset('reference').decoder, local_files_only=not fetch)
     except FileNotFoundError: tokenizer = None
-    if tokenizer is not None: add_markers(tokenizer)
-    if tokenizer is not None and len(tokenizer) == tokens: return tokenizer
+    if tokenizer is not None:
+        add_markers(tokenizer)
+        if len(tokenizer) == tokens: return tokenizer
     warnings.warn('the checkpoint is imported without a tokenizer, so that it cannot write captions yet: name a folder that has its decoder\'s with --gpt')
 
 def attach_processors(model:Captioner, clip=None, gpt=None, fetch:bool=False # the published decoder's tokenizer from the hub; else only where it is cached
@@ -181,11 +182,10 @@ def attach_processors(model:Captioner, clip=None, gpt=None, fetch:bool=False # t
     "Special tokens; the tokenizer and the image processor of the backbones' folders, or the published ones."
     has = lambda folder, *names: folder and any((Path(folder)/n).is_file() for n in names)
     V, size = model.config.text_config.vocab_size, model.config.vision_config.vision_config.image_size
-    if has(gpt, 'tokenizer.json', 'vocab.json'): model.tokenizer = AutoTokenizer.from_pretrained(gpt)
-    elif gpt is None: model.tokenizer = _published_tokenizer(V, fetch)
-    if model.tokenizer is not None:
-        add_markers(model.tokenizer)
+    if has(gpt, 'tokenizer.json', 'vocab.json'):
+        model.tokenizer = AutoTokenizer.from_pretrained(gpt); add_markers(model.tokenizer)
         if len(model.tokenizer) != V: raise ValueError(f'the tokenizer in {gpt} has {len(model.tokenizer)} tokens with <START> and <END>, the checkpoint {V}')
+    elif gpt is None: model.tokenizer = _published_tokenizer(V, fetch)
     model.image_processor = (AutoImageProcessor.from_pretrained(clip, backend='pil') if has(clip, 'preprocessor_config.json')
                              else CLIPImageProcessorPil(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size)))
     t = model.tokenizer

@@ -256,8 +256,7 @@ def start_run(kind:str,            # 'train', 'evaluate', 'pretrain' …
                          started_at=time.time(), seconds_before=before.get('seconds', 0), pid=os.getpid(), process_start=process_start(os.getpid()), host=platform.node(),
                          command=remake(kind, asdict(params), parent), tolerance=TOLERANCE, notebook=relative(notebook) if (notebook := running_notebook()) else '', **provenance(), **info))
     run.update(); _fail_with_cell(run)
-    from transformers.utils.logging import disable_progress_bar # here: who lists runs does not wait for transformers
-    disable_progress_bar() # an archived notebook would show each at 0 %
+    if transformers := sys.modules.get('transformers'): transformers.utils.logging.disable_progress_bar() # an archived notebook would show each bar at 0 %; who does without transformers does not wait for it
     return run
 
 # %% ../nbs/40_runs.ipynb #b4b81524

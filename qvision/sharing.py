@@ -8,6 +8,7 @@ __all__ = ['NEW_ROWS', 'own_tensors', 'backbone_tensors', 'difference', 'trainab
            'ImageProgram', 'WordProgram', 'flat_cache', 'export_captioner']
 
 # %% ../nbs/15_sharing.ipynb #c9f1e9e2
+import copy
 from pathlib import Path
 
 import torch
@@ -94,7 +95,7 @@ def complete(cls, config, folder,
     dtype = hub.pop('torch_dtype', None) or dtype # its old name
     hub = {k: v for k, v in hub.items() if not k.startswith('_') and k not in ('adapter_kwargs', 'trust_remote_code')} # what AutoModel adds
     if unknown := sorted(set(hub) - set(HUB)): raise TypeError(f'{unknown[0]} means nothing for {folder}, which was saved without its backbones: there are encoder, decoder, dtype, attn_implementation, {", ".join(HUB)}')
-    expected, config.backbones = config.backbones, None
+    config = copy.deepcopy(config); expected, config.backbones = config.backbones, None
     config.encoder_name, config.decoder_name = encoder or config.encoder_name, decoder or config.decoder_name
     dtype = config.dtype if dtype in (None, 'auto') else dtype
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .benchmarking import caption_once, full_size, interleaved, published_decode, summary
+from .benchmarking import blank, caption_once, full_size, interleaved, published_decode, summary
 from .captioner import Captioner
 from .encoder import num_patches, tower_config
 from .freezing import apply_phase, build_meta
@@ -95,8 +95,7 @@ def device_rows(device:str, # 'cuda', 'cuda:1' …
     def done(f): return lambda: (f(), finished())
     rows = {}
     with torch.no_grad():
-        models = {name: full_size(preset, torch.bfloat16).to(device) for name, preset in (('qvision', base), ('published algorithm', reference))}; side = build_meta(base).config.vision_config.image_size
-        x = torch.zeros(1, 3, side, side, dtype=torch.bfloat16, device=device)
+        models = {name: full_size(preset, torch.bfloat16).to(device) for name, preset in (('qvision', base), ('published algorithm', reference))}; x = blank(models['qvision'])
         rows['caption'] = interleaved({name: done(lambda f=f, m=models[name]: f(m, x, tokens)) for name, f in (('qvision', caption_once), ('published algorithm', published_decode))}, turns)
     del models, x
     rows['training step'] = interleaved({name: done(training_setup(kind, preset, .7, batch, tokens, 1, device=device)) for name, kind, preset in (('qvision', 'cached', base), ('published algorithm', 'published', reference))}, turns)
