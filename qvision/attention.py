@@ -26,91 +26,146 @@ class Word:
     text:str
     tokens:list # positions in the ids, <START> is 0
 
-def words_of_ids(tokenizer, ids:list[int])->list[Word]: # ids from <START> on; what follows <END> is ignored
+def _before_end(tokenizer, ids):
+    ids = list(ids)
+    if tokenizer.eos_token_id not in ids[1:]: return ids
+    return ids[:ids.index(tokenizer.eos_token_id)]
+
+def words_of_ids(tokenizer,
+                 ids:list[int], # from <START> on; what follows <END> is ignored
+                )->list[Word]:
     "Put words together from their tokens; punctuation stays with its word."
-    ids = list(ids); ids = ids[:ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids[1:] else ids
-    words, before = [], ''
     def decode(tokens): return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    ids = _before_end(tokenizer, ids)
+    spans = [] # positions of each word
+    before = ''
     for k in range(1, len(ids)):
         text = decode(ids[1:k + 1])
-        if not words or text[len(before):len(before) + 1].isspace(): words.append([k])
-        else: words[-1].append(k)
+        begins = text[len(before):len(before) + 1].isspace()
+        if begins or not spans: spans.append([k])
+        else: spans[-1].append(k)
         before = text
-    words = [Word(decode([ids[k] for k in tokens]).strip(), tokens) for tokens in words] # only whole: a letter may have several tokens
-    return [w for w in words if w.text]
+    # only whole words are decoded, since a single letter may have several tokens
+    words = [Word(decode(ids[span[0]:span[-1] + 1]).strip(), span) for span in spans]
+    return [word for word in words if word.text]
 
 # %% ../nbs/31_attention_maps.ipynb #8ba36ebc
 def _seen(model, patch_features, ids):
-    return model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True)
+    return model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids),
+                 output_attentions=True)
 
-def token_to_patch(self_attentions, cross_attentions, # one per layer (B,heads,1+Q,1+Q) and (B,heads,1+Q,P), or their relevances
-                   residual:float=.5)->Tensor:        # (B,1+Q,P)
-    "Which patches stand behind each visual token, composed over the layers."
+def _over_heads(attention): return attention.mean(1) if attention.ndim == 4 else attention
+
+def token_to_patch(self_attentions,    # one per layer: attention (B,heads,1+Q,1+Q) or relevance (B,1+Q,1+Q)
+                   cross_attentions,   # one per layer: attention (B,heads,1+Q,P) or relevance (B,1+Q,P)
+                   residual:float=.5,  # share of a token that a layer keeps as it was
+                  )->Tensor:           # (B,1+Q,P)
+    "Compose attention over the layers: which patches stand behind each visual token."
     found = 0.
     for own, cross in zip(self_attentions, cross_attentions):
-        own, cross = own.mean(1) if own.ndim == 4 else own, cross.mean(1) if cross.ndim == 4 else cross
+        own = _over_heads(own)
+        cross = _over_heads(cross)
         mixed = residual*torch.eye(own.shape[-1], device=own.device) + (1 - residual)*own
-        found = (mixed @ found if torch.is_tensor(found) else 0.) + cross
+        below = mixed @ found if torch.is_tensor(found) else 0.
+        found = below + cross
     return found
 
-def rollout(out, # CaptionerOutput with attentions
+def rollout(out,      # CaptionerOutput with attentions
            )->Tensor: # (B,T,P); row t belongs to the token that position t predicts
-    "Attention of the text on visual tokens, composed with theirs on patches, averaged over heads."
+    "Compose the text's attention to visual tokens with theirs to patches, averaged over heads."
     text = out.fusion_attentions.mean(1)
-    if not out.cross_attentions: return text # plain bridges: one visual token a patch
+    if not out.cross_attentions: return text # plain bridges: one visual token per patch
     return text @ token_to_patch(out.self_attentions, out.cross_attentions)
 
 # %% ../nbs/31_attention_maps.ipynb #58256fd1
-def _log_probability(out, ids): return out.logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] # (B,T-1)
+def _log_probability(out, ids): # (B,T-1)
+    log_probabilities = out.logits[:, :-1].float().log_softmax(-1)
+    return log_probabilities.gather(-1, ids[:, 1:, None])[..., 0]
 
-def _relevance(attention, gradient): return (attention*gradient).clamp(min=0).mean(1)
+def _relevance(product): return product.clamp(min=0).mean(1) # of gradient and attention; mean over heads
 
-def gradient_maps(model:Captioner, patch_features:Tensor, # (B,P,Dv)
-                  ids:Tensor,                             # (B,T)
-                 )->tuple: # relevance (B,T-1,P), gradient × input (B,T-1,P); row t belongs to token t+1
-    "Both gradient maps of every token; one backward pass a position."
+def _composed_relevance(products,   # gradient × attention: the fusion's, then all self-, then all cross-attentions
+                        layers,     # of the Q-Former; 0 for plain bridges
+                        t,          # position that predicts the token
+                       )->Tensor:   # (B,P)
+    text = _relevance(products[0])[:, t]
+    if not layers: return text
+    own = [_relevance(product) for product in products[1:1 + layers]]
+    cross = [_relevance(product) for product in products[1 + layers:1 + 2*layers]]
+    cross = [c/c.sum((1, 2), keepdim=True).clamp(min=1e-12) for c in cross]
+    return (text[:, None] @ token_to_patch(own, cross))[:, 0]
+
+def gradient_maps(model:Captioner,
+                  patch_features:Tensor, # (B,P,Dv)
+                  ids:Tensor,            # (B,T)
+                 )->tuple:               # relevance and gradient × input, (B,T-1,P) each; row t belongs to token t+1
+    "Compute both gradient maps of every token, with one backward pass per position."
+    relevance = []
+    plain = []
     with torch.enable_grad():
-        out = _seen(model, patch_features.detach().clone().requires_grad_(True), ids); scores = _log_probability(out, ids)
+        out = _seen(model, patch_features.detach().clone().requires_grad_(True), ids)
+        scores = _log_probability(out, ids)
         parts = [out.fusion_attentions, *out.self_attentions, *out.cross_attentions, out.image_features]
-        n, relevances, plain = len(out.self_attentions), [], []
-        for t in range(scores.shape[1]):
-            g = torch.autograd.grad(scores[:, t].sum(), parts, retain_graph=t + 1 < scores.shape[1])
-            text = _relevance(parts[0], g[0])[:, t]
-            own, cross = ([_relevance(a, b) for a, b in zip(parts[1 + i:1 + i + n], g[1 + i:1 + i + n])] for i in (0, n))
-            relevances.append((text[:, None] @ token_to_patch(own, [c/c.sum((1, 2), keepdim=True).clamp(min=1e-12) for c in cross]))[:, 0] if n else text)
-            plain.append((parts[-1]*g[-1]).sum(-1).clamp(min=0))
-    return torch.stack(relevances, 1).detach(), torch.stack(plain, 1).detach()
+        positions = scores.shape[1]
+        for t in range(positions):
+            gradients = torch.autograd.grad(scores[:, t].sum(), parts, retain_graph=t + 1 < positions)
+            products = [part*gradient for part, gradient in zip(parts, gradients)]
+            relevance.append(_composed_relevance(products, len(out.self_attentions), t))
+            plain.append(products[-1].sum(-1).clamp(min=0))
+    return torch.stack(relevance, 1).detach(), torch.stack(plain, 1).detach()
 
 # %% ../nbs/31_attention_maps.ipynb #72c68841
 @torch.no_grad()
 def hide(pixel_values:Tensor, # (B,3,H,W)
          hidden:Tensor,       # (B,P) bool
-        )->Tensor:
+        )->Tensor:            # (B,3,H,W)
     "Paint patches in the mean colour of the preprocessing (0)."
-    b, p = hidden.shape; g = int(p**.5); h, w = pixel_values.shape[-2]//g, pixel_values.shape[-1]//g
-    keep = ~hidden.view(b, 1, g, g).repeat_interleave(h, 2).repeat_interleave(w, 3)
+    batch, patches = hidden.shape
+    grid = int(patches**.5)
+    height = pixel_values.shape[-2]//grid
+    width = pixel_values.shape[-1]//grid
+    keep = ~hidden.view(batch, 1, grid, grid).repeat_interleave(height, 2).repeat_interleave(width, 3)
     return pixel_values*keep.to(pixel_values)
 
 @torch.no_grad()
-def score_tokens(model:Captioner, pixel_values:Tensor, ids:Tensor)->Tensor: # (B,T-1)
-    "Log-probability of every token of given captions."
-    return _log_probability(model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids)), ids)
+def score_tokens(model:Captioner,
+                 pixel_values:Tensor, # (B,3,H,W)
+                 ids:Tensor,          # (B,T)
+                )->Tensor:            # (B,T-1)
+    "Compute the log-probability of every token of given captions."
+    out = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids))
+    return _log_probability(out, ids)
+
+# %% ../nbs/31_attention_maps.ipynb #fdb1dea7
+def _squares(patches, size, device): # (places,P) bool
+    "Mark the square of `size` × `size` patches at each place of the grid."
+    grid = int(patches**.5)
+    side = grid - size + 1 # places per side
+    squares = torch.zeros(side**2, grid, grid, dtype=torch.bool, device=device)
+    for place in range(side**2):
+        y, x = divmod(place, side)
+        squares[place, y:y + size, x:x + size] = True
+    return squares.view(side**2, patches)
 
 @torch.no_grad()
-def occlusion_maps(model:Captioner, pixel_values:Tensor, # (B,3,H,W)
-                   ids:Tensor, size:int=1, # patches a side of what is hidden
-                  )->Tensor: # (B,T-1,P) loss of log-probability, at least 0
-    "How much each token needs each patch; with `size` above 1 neighbours are hidden together and share the loss."
-    p = model.encoder.num_patches; g = int(p**.5); n = (g - size + 1)**2
-    squares = torch.zeros(n, g, g, dtype=torch.bool, device=ids.device)
-    for k in range(n): y, x = divmod(k, g - size + 1); squares[k, y:y + size, x:x + size] = True
-    squares, loss = squares.view(n, p), []
-    for pixels, row in zip(pixel_values, ids): # all hidden places of an image in one batch, what nothing hides first
-        hidden = torch.cat((torch.zeros_like(squares[:1]), squares))
-        scores = torch.cat([score_tokens(model, hide(pixels.expand(len(h), -1, -1, -1), h), row.expand(len(h), -1)) for h in hidden.split(64)])
-        loss.append((scores[:1] - scores[1:]).clamp(min=0))
+def occlusion_maps(model:Captioner,
+                   pixel_values:Tensor, # (B,3,H,W)
+                   ids:Tensor,          # (B,T)
+                   size:int=1,          # side of the hidden square in patches
+                  )->Tensor:            # (B,T-1,P) loss of log-probability, at least 0
+    "Measure how much each token needs each patch; patches that are hidden together share the loss."
+    squares = _squares(model.encoder.num_patches, size, ids.device)
+    hidden = torch.cat((torch.zeros_like(squares[:1]), squares)) # the whole image first
+    losses = []
+    for pixels, row in zip(pixel_values, ids):
+        scores = []
+        for some in hidden.split(64): # so many at once
+            pictures = hide(pixels.expand(len(some), -1, -1, -1), some)
+            scores.append(score_tokens(model, pictures, row.expand(len(some), -1)))
+        scores = torch.cat(scores)
+        losses.append((scores[:1] - scores[1:]).clamp(min=0))
     shares = squares.float()
-    return torch.einsum('bnt,np->btp', torch.stack(loss), shares)/shares.sum(0)
+    return torch.einsum('bnt,np->btp', torch.stack(losses), shares)/shares.sum(0)
 
 # %% ../nbs/31_attention_maps.ipynb #02ca2bb2
 METHODS = ('rollout', 'relevance', 'gradient', 'occlusion')
@@ -119,79 +174,135 @@ METHODS = ('rollout', 'relevance', 'gradient', 'occlusion')
 class WordMaps:
     "The maps of one caption: `maps[method]` is (words, P), each row adds up to 1 where it is not all 0."
     caption:str
-    words:list    # of Word
+    words:list        # of Word
     maps:dict
     visual:np.ndarray # (words,) how much of the word's log-probability is lost without the image (nats)
-    ids:list      # the caption's tokens, <START> first, without <END>
+    ids:list          # the caption's tokens, <START> first, without <END>
 
-def _per_word(values:Tensor, words)->np.ndarray: # (T-1,P) -> (words,P)
-    rows = np.stack([values[[k - 1 for k in w.tokens]].mean(0).cpu().numpy() for w in words])
+def _rows(positions): return [t - 1 for t in positions] # the first row of scores and maps belongs to token 1
+
+def _per_word(values:Tensor, # (T-1,P)
+              words)->np.ndarray: # (words,P)
+    rows = np.stack([values[_rows(word.tokens)].mean(0).cpu().numpy() for word in words])
     return rows/np.maximum(rows.sum(-1, keepdims=True), 1e-12)
 
-def explain(model:Captioner, images, # one or a list of: path, PIL image, array
-            captions:list[str]=None, # to explain; the model's own (greedy) where None
-            methods=METHODS)->list[WordMaps]:
-    "Where each word of a caption comes from."
-    single = not isinstance(images, (list, tuple)); images = [images] if single else list(images)
-    if unknown := set(methods) - set(METHODS): raise ValueError(f'there is no method {", ".join(sorted(unknown))}: {", ".join(METHODS)}')
+def _token_maps(model, pixels, ids, methods)->dict: # method -> (1,T-1,P)
+    features = model.patch_features(pixels)
+    maps = {}
+    if 'rollout' in methods:
+        with torch.no_grad(): maps['rollout'] = rollout(_seen(model, features, ids))[:, :-1]
+    if {'relevance', 'gradient'} & set(methods):
+        maps['relevance'], maps['gradient'] = gradient_maps(model, features, ids)
+    if 'occlusion' in methods:
+        size = 2 if model.encoder.num_patches >= 16 else 1
+        maps['occlusion'] = occlusion_maps(model, pixels, ids, size)
+    return maps
+
+def _explain_caption(model, pixels, ids, methods)->WordMaps:
+    words = words_of_ids(model.tokenizer, ids)
+    end = words[-1].tokens[-1] + 1 if words else 2
+    ids = torch.tensor([ids[:end]], device=model.device)
+    token_maps = _token_maps(model, pixels, ids, methods)
+    maps = {method: _per_word(token_maps[method][0], words) for method in methods} if words else {}
+    gain = (score_tokens(model, pixels, ids) - score_tokens(model, torch.zeros_like(pixels), ids))[0]
+    visual = np.array([gain[_rows(word.tokens)].sum().item() for word in words])
+    return WordMaps(' '.join(word.text for word in words), words, maps, visual, ids[0].tolist())
+
+def explain(model:Captioner,
+            images,                  # one or a list of: path, PIL image, array
+            captions:list[str]=None, # to explain, one per image (default: the model's own, greedy)
+            methods=METHODS,
+           )->list[WordMaps]:        # one per image
+    "Explain where each word of a caption comes from."
+    if not isinstance(images, (list, tuple)): images = [images]
+    if unknown := set(methods) - set(METHODS):
+        raise ValueError(f'there is no method {", ".join(sorted(unknown))}: {", ".join(METHODS)}')
     if model.config.bridge == 'blind': raise ValueError('the blind bridge sees nothing: there is nothing to explain')
-    pixels, found = load_images(images, model.image_processor).to(model.device), []
-    blank = torch.zeros_like(pixels[:1])
-    for k in range(len(images)):
-        if captions: ids = [model.tokenizer.bos_token_id, *model.tokenizer(captions[k], add_special_tokens=False).input_ids, model.tokenizer.eos_token_id]
-        else: ids = model.generate(pixel_values=pixels[k:k + 1], do_sample=False, num_beams=1)[0].tolist()
-        words = words_of_ids(model.tokenizer, ids); ids = torch.tensor([ids[:words[-1].tokens[-1] + 1] if words else ids[:2]], device=model.device)
-        features, raw = model.patch_features(pixels[k:k + 1]), {}
-        with torch.no_grad(): raw['rollout'] = rollout(_seen(model, features, ids))[:, :-1]
-        if {'relevance', 'gradient'} & set(methods): raw['relevance'], raw['gradient'] = gradient_maps(model, features, ids)
-        if 'occlusion' in methods: raw['occlusion'] = occlusion_maps(model, pixels[k:k + 1], ids, 2 if model.encoder.num_patches >= 16 else 1)
-        gain = (score_tokens(model, pixels[k:k + 1], ids) - score_tokens(model, blank, ids))[0]
-        found.append(WordMaps(' '.join(w.text for w in words), words, {m: _per_word(raw[m][0], words) for m in methods} if words else {}, np.array([gain[[t - 1 for t in w.tokens]].sum().item() for w in words]), ids[0].tolist()))
+    tokenizer = model.tokenizer
+    found = []
+    for k, pixels in enumerate(load_images(list(images), model.image_processor).to(model.device).split(1)):
+        if captions:
+            text_ids = tokenizer(captions[k], add_special_tokens=False).input_ids
+            ids = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
+        else: ids = model.generate(pixel_values=pixels, do_sample=False, num_beams=1)[0].tolist()
+        found.append(_explain_caption(model, pixels, ids, methods))
     return found
 
 # %% ../nbs/31_attention_maps.ipynb #0381dd5c
-def object_words(caption:str, words:list[Word], categories=None)->list: # (index of the word, category)
-    "Words that name objects; of an expression of two words the last one."
-    starts, n = [], 0
-    for w in words: starts.append(n); n += len(words_of(w.text))
-    place = {s: k for k, s in enumerate(starts)}
-    return [(place[m.end - 1], m.category) for m in mentions(caption, categories) if m.end - 1 in place]
+def object_words(caption:str,
+                 words:list[Word], # of the caption
+                 categories=None,  # to look for, see `mentions`
+                )->list:           # (index of the word, category)
+    "Find the words that name objects; of an expression of two words the last one."
+    word_at = {} # position among the caption's `words_of` -> index of the word that begins there
+    position = 0
+    for k, word in enumerate(words):
+        word_at[position] = k
+        position += len(words_of(word.text))
+    return [(word_at[m.end - 1], m.category) for m in mentions(caption, categories) if m.end - 1 in word_at]
 
-COLOUR_WORDS = frozenset('red orange yellow green blue purple pink brown black white gray grey silver gold golden tan'.split())
+# %% ../nbs/31_attention_maps.ipynb #0dd9b63b
+COLOUR_WORDS = frozenset(('red orange yellow green blue purple pink brown black white '
+                          'gray grey silver gold golden tan').split())
 NUMBER_WORDS = frozenset('two three four five six seven eight nine ten several many couple pair'.split())
 
-def word_kinds(found:'WordMaps', categories=None)->list[str]: # one per word: object, colour, number or other
-    "What sort of thing each word says."
-    objects = {k for k, _ in object_words(found.caption, found.words, categories)}
-    bare = [w.text.lower().strip('.,;:!?') for w in found.words]
-    return ['object' if k in objects else 'colour' if t in COLOUR_WORDS else 'number' if t in NUMBER_WORDS else 'other' for k, t in enumerate(bare)]
+def _kind(text, names_object):
+    if names_object: return 'object'
+    if text in COLOUR_WORDS: return 'colour'
+    if text in NUMBER_WORDS: return 'number'
+    return 'other'
 
-def grounded_words(found:'WordMaps', covers:dict, # category -> (P,), see `object_covers`
-                  )->list: # (index of the word, its kind, cover (P,))
-    "Words whose place is known: objects that are there, and the colours right before them (up to two words away)."
-    kinds, out = word_kinds(found), []
+def word_kinds(found:'WordMaps',
+               categories=None, # to look for, see `mentions`
+              )->list[str]:     # one per word: object, colour, number or other
+    "Tell what kind of word each word is."
+    objects = {k for k, _ in object_words(found.caption, found.words, categories)}
+    bare = [word.text.lower().strip('.,;:!?') for word in found.words]
+    return [_kind(text, k in objects) for k, text in enumerate(bare)]
+
+def _colour_before(kinds, k):
+    "Find the colour of the object at word k: its index, or None."
+    for j in range(k - 1, max(k - 4, -1), -1):
+        if kinds[j] == 'object': return None
+        if kinds[j] == 'colour': return j
+    return None
+
+def grounded_words(found:'WordMaps',
+                   covers:dict, # category -> (P,), see `object_covers`
+                  )->list:      # (index of the word, its kind, cover (P,))
+    "Find the words whose place is known: objects that are there, and the colours that belong to them."
+    kinds = word_kinds(found)
+    grounded = []
     for k, category in object_words(found.caption, found.words):
         if category not in covers: continue
-        out.append((k, 'object', covers[category]))
-        colour = next((j for j in range(k - 1, max(k - 4, -1), -1) if kinds[j] == 'colour'), None)
-        if colour is not None and 'object' not in kinds[colour:k]: out.append((colour, 'colour', covers[category]))
-    return out
+        grounded.append((k, 'object', covers[category]))
+        colour = _colour_before(kinds, k)
+        if colour is not None: grounded.append((colour, 'colour', covers[category]))
+    return grounded
 
+# %% ../nbs/31_attention_maps.ipynb #d1012272
 @torch.no_grad()
-def deletion_curve(model:Captioner, pixel_values:Tensor, # (1,3,H,W)
-                   ids:Tensor, positions:list[int],      # (1,T); tokens of the word
-                   order:np.ndarray,                     # (P,) patches, most important first
-                   steps:int=7, insert:bool=False)->np.ndarray: # (steps+1,) log-probability of the word
-    "The word's log-probability while patches are hidden (or shown) in an order, in equal steps."
+def deletion_curve(model:Captioner,
+                   pixel_values:Tensor,  # (1,3,H,W)
+                   ids:Tensor,           # (1,T)
+                   positions:list[int],  # of the word's tokens
+                   order:np.ndarray,     # (P,) patches, most important first
+                   steps:int=7,          # of equal size
+                   insert:bool=False,    # show patches on a blank picture instead of hiding them
+                  )->np.ndarray:         # (steps+1,) log-probability of the word
+    "Follow the word's log-probability while patches are hidden (or shown) in an order."
     counts = np.linspace(0, len(order), steps + 1).round().astype(int)
     hidden = torch.full((steps + 1, len(order)), insert, dtype=torch.bool)
-    for row, n in zip(hidden, counts): row[torch.as_tensor(order[:n].copy())] = not insert
-    scores = score_tokens(model, hide(pixel_values.expand(steps + 1, -1, -1, -1), hidden.to(pixel_values.device)), ids.expand(steps + 1, -1))
-    return scores[:, [t - 1 for t in positions]].sum(1).cpu().numpy()
+    for row, count in zip(hidden, counts): row[torch.as_tensor(order[:count].copy())] = not insert
+    pictures = hide(pixel_values.expand(steps + 1, -1, -1, -1), hidden.to(pixel_values.device))
+    scores = score_tokens(model, pictures, ids.expand(steps + 1, -1))
+    return scores[:, _rows(positions)].sum(1).cpu().numpy()
 
 # %% ../nbs/31_attention_maps.ipynb #c02656ff
-def forgetful(model:Captioner, seed:int=0)->Captioner:
-    "A copy whose bridge and fusion have random weights."
+def forgetful(model:Captioner,
+              seed:int=0, # of the random weights
+             )->Captioner:
+    "Copy a captioner and give its bridge and fusion random weights."
     other = copy.deepcopy(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -204,20 +315,23 @@ def forgetful(model:Captioner, seed:int=0)->Captioner:
 @dataclass
 class AttentionParameters:
     "Parameters of attention.ipynb."
-    run:str=''                 # training run; the model below where empty
-    model:str=''               # checkpoint: folder, hub id; the captioner that ships where empty
-    data:str=''                # folder in COCO layout; the embedded data set where empty
+    run:str=''             # training run (default: the model below)
+    model:str=''           # checkpoint: folder or hub id (default: the captioner that ships)
+    data:str=''            # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
-    images:int=150             # whose captions are explained
-    curves:int=60              # object words whose deletion and insertion are measured
-    shown:int=3                # images in the figures
-    seed:int=0
-    name:str=''                # of this run
-    resume:bool=False
-    show_images:bool=True      # False: no picture of the data in the archive
-    quick:bool=False
-    quiet:bool=False
+    images:int=150         # whose captions are explained
+    curves:int=60          # object words whose deletion and insertion are measured
+    shown:int=3            # images in the figures
+    seed:int=0             # of the random orders and weights that maps are compared with
+    name:str=''            # of this run
+    resume:bool=False      # go on with a run of that name
+    show_images:bool=True  # False: no picture of the data in the archive
+    quick:bool=False       # a few images, to try that everything runs
+    quiet:bool=False       # no progress bars
 
     def __post_init__(self):
-        if self.quick: self.images, self.curves, self.shown = min(self.images, 8), min(self.curves, 4), min(self.shown, 1)
+        if self.quick:
+            self.images = min(self.images, 8)
+            self.curves = min(self.curves, 4)
+            self.shown = min(self.shown, 1)
         if self.images < 1: raise ValueError('images is 1 or more')

@@ -22,12 +22,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
-from transformers import (Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration, CLIPVisionConfig, GitConfig, GitForCausalLM, GPT2Config, LlamaConfig,
-                          LlavaConfig, LlavaForConditionalGeneration, OPTConfig, PreTrainedModel, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig)
+from transformers import (Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration,
+                          CLIPVisionConfig, GitConfig, GitForCausalLM, GPT2Config, LlamaConfig, LlavaConfig,
+                          LlavaForConditionalGeneration, OPTConfig, PreTrainedModel, VisionEncoderDecoderConfig,
+                          VisionEncoderDecoderModel, ViTConfig)
 from transformers.initialization import no_init_weights
 
 from .captioner import Captioner, set_special_tokens
-from .decoding import LOADED, PRECISIONS, greedy_decode, with_precision
+from .decoding import greedy_decode
+from .precision import LOADED, PRECISIONS, with_precision
 from .drafts import ROWS, Phrasebook, drafted_decode
 from .encoder import tower_config
 from .freezing import build_meta
@@ -35,139 +38,232 @@ from .kernels import can_compile, kernels
 from .native import PackedLinear, return_memory
 
 # %% ../nbs/32_benchmarking.ipynb #44348cb9
-def unloaded(make:Callable, # () -> model
-             dtype=torch.float32)->nn.Module:
-    "A model of the size it would have, every weight a small constant (what memory happens to hold may be slow or not a number)."
-    default = torch.get_default_dtype(); torch.set_default_dtype(dtype)
+def unloaded(make:Callable,       # () -> model
+             dtype=torch.float32, # of its weights
+            )->nn.Module:
+    "Build a model at its full size, with a small constant for every weight."
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
     try:
         with no_init_weights(): model = make()
     finally: torch.set_default_dtype(default)
     for part in model.modules():
         if isinstance(part, PreTrainedModel): part.tie_weights() # which waits for weights otherwise
     with torch.no_grad():
-        for p in model.parameters(): p.data = p.data.to(dtype); p.fill_(.01)
+        for p in model.parameters(): # what memory happens to hold may be slow or not a number
+            p.data = p.data.to(dtype)
+            p.fill_(.01)
     return model.eval()
 
-def full_size(preset='base', # a name or a Preset
-              dtype=torch.float32,
-              image_size:int=0 # pixels; the tower's own where 0
+def full_size(preset='base',       # a name or a Preset
+              dtype=torch.float32, # of its weights
+              image_size:int=0,    # pixels per side (default: the tower's own)
              )->Captioner:
-    "A preset's captioner at full size; nothing is downloaded."
-    config = build_meta(preset).config; last = config.text_config.vocab_size - 1
+    "Build a preset's captioner at full size; nothing is downloaded."
+    config = build_meta(preset).config
     if image_size: tower_config(config.vision_config).image_size = image_size
-    return set_special_tokens(unloaded(lambda: Captioner(config), dtype), last - 1, last, last - 2)
+    model = unloaded(lambda: Captioner(config), dtype)
+    last = config.text_config.vocab_size - 1
+    return set_special_tokens(model, last - 1, last, last - 2)
 
 # %% ../nbs/32_benchmarking.ipynb #0e1540ac
 @torch.no_grad()
-def published_decode(model:Captioner, pixel_values:Tensor, # (B,3,H,W)
-                     tokens:int=20)->Tensor:               # (B,1+tokens)
-    "Greedy decoding as the published code does it."
+def published_decode(model:Captioner,
+                     pixel_values:Tensor, # (B,3,H,W)
+                     tokens:int=20,       # to write
+                    )->Tensor:            # (B,1+tokens)
+    "Decode greedily as the published code does."
     features = model.patch_features(pixel_values)
-    ids = torch.full((len(pixel_values), 1), model.generation_config.bos_token_id, device=pixel_values.device)
-    for _ in range(tokens): ids = torch.cat((ids, model(patch_features=features, input_ids=ids).logits[:, -1:].argmax(-1)), 1)
+    start = model.generation_config.bos_token_id
+    ids = torch.full((len(pixel_values), 1), start, device=pixel_values.device)
+    for _ in range(tokens):
+        logits = model(patch_features=features, input_ids=ids).logits
+        ids = torch.cat((ids, logits[:, -1:].argmax(-1)), 1)
     return ids
 
 # %% ../nbs/32_benchmarking.ipynb #7f101c74
 @dataclass
 class System:
-    "Something that captions: `build(dtype)` gives a model, `run(model, pixels (B,3,H,W), tokens)` writes captions."
+    "Something that captions: `build()` gives a model, `run(model, pixels (B,3,H,W), tokens)` writes captions."
     name:str
     build:Callable
     run:Callable
-    image_size:int=224
-    dtypes:tuple=('float32', 'bfloat16') # that it is tried in
+    image_size:int=224                    # pixels per side
+    dtypes:tuple=('float32', 'bfloat16')  # that it is tried in
 
-def _generate(model, tokens, **kwargs): return model.generate(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1, **kwargs)
+def _generate(model, tokens, **kwargs):
+    return model.generate(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1, **kwargs)
+
+def _repeated(token, x, length): return torch.full((len(x), length), token) # one row per picture
 
 def _blip2(model, x, tokens):
-    ids = torch.full((len(x), model.config.num_query_tokens), model.config.image_token_index); ids = torch.cat((ids, torch.full((len(x), 1), 2)), 1)
+    image = _repeated(model.config.image_token_index, x, model.config.num_query_tokens)
+    ids = torch.cat((image, _repeated(2, x, 1)), 1)
     return _generate(model, tokens, pixel_values=x, input_ids=ids, attention_mask=torch.ones_like(ids))
+
+def _blip(model, x, tokens): return _generate(model, tokens, pixel_values=x)
+
+def _vit_gpt2(model, x, tokens): return _generate(model, tokens, pixel_values=x, decoder_input_ids=_repeated(1, x, 1))
+
+def _git(model, x, tokens): return _generate(model, tokens, pixel_values=x, input_ids=_repeated(1, x, 1))
 
 def _llava(model, x, tokens):
-    ids = torch.cat((torch.full((len(x), (x.shape[-1]//14)**2), model.config.image_token_id), torch.full((len(x), 12), 5)), 1) # one token a patch, and a short request
+    image = _repeated(model.config.image_token_id, x, (x.shape[-1]//14)**2) # one token per patch
+    ids = torch.cat((image, _repeated(5, x, 12)), 1) # and a short request
     return _generate(model, tokens, pixel_values=x, input_ids=ids, attention_mask=torch.ones_like(ids))
 
-def _opt(**sizes): return OPTConfig(**dict(vocab_size=50304, hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240, word_embed_proj_dim=2560) | sizes)
-def _small_vision(**kwargs): return dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **kwargs)
+# %% ../nbs/32_benchmarking.ipynb #51cebb6d
+_TOY = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+_TOY_VISION = dict(_TOY, image_size=32, patch_size=16)
+_TOY_TEXT = dict(_TOY, vocab_size=300)
 
-def peers(quick:bool=False # toy sizes, to try that everything runs
+def _opt_config(**sizes): # of OPT-2.7B, but for `sizes`; as a dict
+    full = dict(vocab_size=50304, hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240,
+                word_embed_proj_dim=2560)
+    return OPTConfig(**full | sizes).to_dict()
+
+def _blip2_config(quick):
+    if not quick: return Blip2Config(text_config=_opt_config(), image_token_index=50265 - 1)
+    text = _opt_config(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
+                       word_embed_proj_dim=32)
+    qformer = dict(_TOY_TEXT, encoder_hidden_size=32, cross_attention_frequency=1)
+    return Blip2Config(vision_config=dict(_TOY_VISION), qformer_config=qformer, text_config=text, num_query_tokens=4,
+                       image_token_index=299)
+
+def _blip_config(quick):
+    if not quick: return BlipConfig()
+    text = dict(_TOY_TEXT, encoder_hidden_size=32, bos_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)
+    return BlipConfig(vision_config=dict(_TOY_VISION), text_config=text)
+
+def _vit_gpt2_config(quick):
+    vision = _TOY_VISION if quick else {}
+    text = dict(n_embd=32, n_layer=2, n_head=2, vocab_size=300, bos_token_id=1, eos_token_id=2) if quick else {}
+    text = GPT2Config(add_cross_attention=True, **text)
+    return VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**vision), text)
+
+def _git_config(quick):
+    if not quick: return GitConfig()
+    return GitConfig(vision_config=dict(_TOY_VISION), bos_token_id=1, eos_token_id=2, **_TOY_TEXT)
+
+def _llava_config(quick):
+    if quick:
+        vision = dict(_TOY, image_size=28, patch_size=14)
+        text = _TOY_TEXT
+    else:
+        vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                      image_size=336, patch_size=14)
+        text = dict(vocab_size=32064)
+    return LlavaConfig(vision_config=CLIPVisionConfig(**vision), text_config=LlamaConfig(**text),
+                       image_token_index=299 if quick else 32000)
+
+# %% ../nbs/32_benchmarking.ipynb #93420dc7
+def peers(quick:bool=False, # toy sizes, to try that everything runs
          )->list[System]:
-    "Captioners that people would use instead."
-    small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=300)
-    blip2 = Blip2Config(vision_config=_small_vision(image_size=32, patch_size=16), qformer_config=dict(small, encoder_hidden_size=32, cross_attention_frequency=1), text_config=_opt(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                        ffn_dim=64, word_embed_proj_dim=32).to_dict(), num_query_tokens=4, image_token_index=299) if quick else Blip2Config(text_config=_opt().to_dict(), image_token_index=50265 - 1)
-    blip = BlipConfig(vision_config=_small_vision(image_size=32, patch_size=16), text_config=dict(small, encoder_hidden_size=32, bos_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)) if quick else BlipConfig()
-    vit_gpt2 = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**(_small_vision(image_size=32, patch_size=16) if quick else {})), GPT2Config(add_cross_attention=True, **(dict(n_embd=32, n_layer=2, n_head=2, vocab_size=300, bos_token_id=1, eos_token_id=2) if quick else {})))
-    git = GitConfig(vision_config=_small_vision(image_size=32, patch_size=16), **dict(small, bos_token_id=1, eos_token_id=2)) if quick else GitConfig()
-    size, large = (32, 32) if quick else (224, 384)
-    return [System('BLIP-2 OPT-2.7B', lambda: Blip2ForConditionalGeneration(blip2), _blip2, size, ('bfloat16',)),
-            System('BLIP-base, 384 px', lambda: BlipForConditionalGeneration(blip), lambda m, x, t: _generate(m, t, pixel_values=x), large),
-            System('ViT-GPT2', lambda: VisionEncoderDecoderModel(vit_gpt2), lambda m, x, t: _generate(m, t, pixel_values=x, decoder_input_ids=torch.ones(len(x), 1, dtype=torch.long)), size),
-            System('GIT-base', lambda: GitForCausalLM(git), lambda m, x, t: _generate(m, t, pixel_values=x, input_ids=torch.ones(len(x), 1, dtype=torch.long)), size)]
+    "List the captioners that people would use instead."
+    blip2 = _blip2_config(quick)
+    blip = _blip_config(quick)
+    vit_gpt2 = _vit_gpt2_config(quick)
+    git = _git_config(quick)
+    usual = 32 if quick else 224
+    large = 32 if quick else 384
+    return [System('BLIP-2 OPT-2.7B', lambda: Blip2ForConditionalGeneration(blip2), _blip2, usual, ('bfloat16',)),
+            System('BLIP-base, 384 px', lambda: BlipForConditionalGeneration(blip), _blip, large),
+            System('ViT-GPT2', lambda: VisionEncoderDecoderModel(vit_gpt2), _vit_gpt2, usual),
+            System('GIT-base', lambda: GitForCausalLM(git), _git, usual)]
 
-def llava(quick:bool=False)->System:
-    "LLaVA-1.5-7B, for a process of its own."
-    vision = dict(_small_vision(image_size=28, patch_size=14)) if quick else dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)
-    text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=300) if quick else dict(vocab_size=32064)
-    config = LlavaConfig(vision_config=CLIPVisionConfig(**vision), text_config=LlamaConfig(**text), image_token_index=299 if quick else 32000)
-    return System('LLaVA-1.5-7B', lambda: LlavaForConditionalGeneration(config), _llava, 28 if quick else 336, ('bfloat16',))
+def llava(quick:bool=False, # toy sizes
+         )->System:
+    "Describe LLaVA-1.5-7B, which needs a process of its own."
+    config = _llava_config(quick)
+    size = 28 if quick else 336
+    return System('LLaVA-1.5-7B', lambda: LlavaForConditionalGeneration(config), _llava, size, ('bfloat16',))
 
+# %% ../nbs/32_benchmarking.ipynb #6177b877
 def variants()->list[str]:
-    "What qvision can run in here: precisions, and int8 by the compiled kernels where they can be built; int4 only there."
-    return [*PRECISIONS[:-1], *(['int8 compiled', 'int4'] if can_compile() else [])]
+    "List the forms that qvision can run in here."
+    compiled = ['int8 compiled', 'int4'] if can_compile() else []
+    return [*PRECISIONS[:-1], *compiled]
 
-def variant(model:Captioner, name:str, # one of `variants`
-            keep:bool=True)->Captioner:
-    "The captioner in that form, see `with_precision`."
+def variant(model:Captioner,
+            name:str,       # one of `variants`
+            keep:bool=True, # the model itself, see `with_precision`
+           )->Captioner:
+    "Return the captioner in that form."
     precision, _, compiled = name.partition(' ')
     return with_precision(model, precision, bool(compiled), keep)
 
-def full_variant(preset, name:str, image_size:int=0)->Captioner:
-    "`full_size` in that form, with no more memory on the way than loading takes."
+def full_variant(preset,           # a name or a Preset
+                 name:str,         # one of `variants`
+                 image_size:int=0, # pixels per side (default: the tower's own)
+                )->Captioner:
+    "Build `full_size` in that form, with no more memory on the way than loading takes."
     return variant(full_size(preset, LOADED[name.split()[0]], image_size), name, keep=False)
 
-def blank(model:Captioner, images:int=1)->Tensor: # (B,3,H,W)
-    "Pictures of the size and type that a captioner takes; what they show does not change the time."
+def blank(model:Captioner,
+          images:int=1, # B
+         )->Tensor:     # (B,3,H,W)
+    "Return pictures of the size and type that a captioner takes; what they show does not change the time."
     size = tower_config(model.config.vision_config).image_size
     return torch.zeros(images, 3, size, size, dtype=model.dtype, device=model.device)
 
-@torch.no_grad()
-def caption_once(model:Captioner, pixel_values:Tensor, tokens:int=20)->Tensor:
-    "Image, Q-Former and visual keys once, then greedy tokens with a cache, none of them the end."
-    visual_kv = model.fusion.keys_values(model.see(pixel_values)['visual_tokens'])
-    return greedy_decode(model, visual_kv, tokens, share=False)[0]
+# %% ../nbs/32_benchmarking.ipynb #c83f3936
+def _visual_kv(model, pixel_values): return model.fusion.keys_values(model.see(pixel_values)['visual_tokens'])
 
 @torch.no_grad()
-def draft_once(model:Captioner, pixel_values:Tensor, # (1,3,H,W)
-               phrases:Phrasebook, text:Tensor,      # (1,T) that it is made to write
-               rows:int=ROWS)->tuple:                # ids, Work
-    "The same with drafts: weights that mean nothing have no phrases, so what is said is a trained model's."
-    visual_kv = model.fusion.keys_values(model.see(pixel_values)['visual_tokens'])
+def caption_once(model:Captioner,
+                 pixel_values:Tensor, # (B,3,H,W)
+                 tokens:int=20,       # to write
+                )->Tensor:            # (B,1+tokens)
+    "Compute image, Q-Former and visual keys once, then greedy tokens with a cache, none of them the end."
+    return greedy_decode(model, _visual_kv(model, pixel_values), tokens, share=False)[0]
+
+@torch.no_grad()
+def draft_once(model:Captioner,
+               pixel_values:Tensor, # (1,3,H,W)
+               phrases:Phrasebook,  # that drafts are made of
+               text:Tensor,         # (1,T) that it is made to write
+               rows:int=ROWS,       # tokens in a pass
+              )->tuple:             # ids, Work
+    "Caption with drafts: weights that mean nothing have no phrases, so the text is a trained model's."
+    visual_kv = _visual_kv(model, pixel_values)
     return drafted_decode(model, visual_kv, phrases, text.shape[1] - 1, rows, force=text)
 
 # %% ../nbs/32_benchmarking.ipynb #58d0c738
-def reading(megabytes:int=800)->tuple: # task, bytes that it reads
-    "Read that much of main memory, as a sum."
+def _timed(f)->float: # seconds
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+def reading(megabytes:int=800, # of memory
+           )->tuple:           # task, bytes that it reads
+    "Make a task that reads so much of main memory, as a sum."
     x = torch.ones(megabytes*2**18)
     return x.sum, x.nbytes
 
-def bandwidth(megabytes:int=800, turns:int=5)->float: # bytes a second
-    "Reading speed of main memory."
+def bandwidth(megabytes:int=800, # of memory
+              turns:int=5,       # after a first one that warms up
+             )->float:           # bytes per second
+    "Measure the reading speed of main memory."
     task, size = reading(megabytes)
     return size/min(_timed(task) for _ in range(turns + 1))
 
-def throughput(size:int=2048, dtype=torch.float32, turns:int=5)->float: # floating-point operations a second
-    "Speed of a matrix product."
-    a, b = (torch.full((size, size), .01).to(dtype) for _ in range(2)); product = torch._int_mm if dtype == torch.int8 else torch.mm # its public name is still to come
+def throughput(size:int=2048,       # rows and columns
+               dtype=torch.float32, # of the matrices
+               turns:int=5,         # after a first one that warms up
+              )->float:             # floating-point operations per second
+    "Measure the speed of a matrix product."
+    a = torch.full((size, size), .01).to(dtype)
+    b = torch.full((size, size), .01).to(dtype)
+    product = torch._int_mm if dtype == torch.int8 else torch.mm # the first has no public name yet
     return 2*size**3/min(_timed(lambda: product(a, b)) for _ in range(turns + 1))
 
-def _timed(f)->float:
-    start = time.perf_counter(); f()
-    return time.perf_counter() - start
-
-def interleaved(tasks:dict, # name -> function
-                turns:int=5, warm:int=1, progress=None)->dict: # name -> seconds, a list
-    "Time tasks in turns, so that a change of the machine's speed touches all of them."
+# %% ../nbs/32_benchmarking.ipynb #9963fc3c
+def interleaved(tasks:dict,    # name -> function
+                turns:int=5,   # that count
+                warm:int=1,    # turns before them
+                progress=None, # called with name, turn and seconds after each task
+               )->dict:        # name -> seconds, a list
+    "Time tasks in turns."
     times = {name: [] for name in tasks}
     for turn in range(warm + turns):
         for name, f in tasks.items():
@@ -176,58 +272,86 @@ def interleaved(tasks:dict, # name -> function
             if progress: progress(name, turn, seconds)
     return times
 
-def summary(seconds:list)->dict: # median, least, most
+def summary(seconds:list)->dict: # median, least, most, turns
+    "Summarize the times of several turns."
     return dict(median=statistics.median(seconds), least=min(seconds), most=max(seconds), turns=len(seconds))
 
-def step_bytes(model:Captioner)->int:
-    "Bytes of all weights that a token reads: decoder (output layer included, embedding rows not), fusion; packed ones with their scales."
-    return _bytes(model.decoder, model.fusion)
+# %% ../nbs/32_benchmarking.ipynb #af0e7045
+def _packed_bytes(layer)->int: # 0 where its weights are parameters
+    if isinstance(layer, PackedLinear): return layer.codes.numel() + 2*layer.scale.numel()
+    if callable(getattr(layer, 'weight', None)): return layer.weight().numel() # torch's own int8
+    return 0
 
 def _bytes(*parts)->int:
-    total, seen = 0, set()
+    total = 0
+    seen = set() # addresses, since a tied weight is one
     for part in parts:
-        for m in part.modules():
-            if isinstance(m, nn.Embedding): continue
-            if isinstance(m, PackedLinear): total += m.codes.numel() + 2*m.scale.numel()
-            elif callable(getattr(m, 'weight', None)): total += m.weight().numel() # packed
-            for p in m.parameters(recurse=False):
-                if p.data_ptr() not in seen: seen.add(p.data_ptr()); total += p.numel()*p.element_size()
+        for layer in part.modules():
+            if isinstance(layer, nn.Embedding): continue
+            total += _packed_bytes(layer)
+            for p in layer.parameters(recurse=False):
+                if p.data_ptr() in seen: continue
+                seen.add(p.data_ptr())
+                total += p.numel()*p.element_size()
     return total
 
+def step_bytes(model:Captioner)->int:
+    "Count the bytes of all weights that a token reads: decoder and fusion; packed weights with their scales."
+    return _bytes(model.decoder, model.fusion)
+
 def weights_bytes(model:Captioner)->int:
-    "Bytes of all weights that a caption reads."
+    "Count the bytes of all weights that a caption reads."
     return step_bytes(model) + _bytes(model.encoder, model.bridge)
 
+# %% ../nbs/32_benchmarking.ipynb #a5d44b69
 def _markers(small, full)->list: # (old, new) ids of beginning, end and padding
-    a, b = small.generation_config, full.generation_config
-    return [(a.bos_token_id, b.bos_token_id), (a.eos_token_id, b.eos_token_id), (a.pad_token_id, b.pad_token_id)]
+    old = small.generation_config
+    new = full.generation_config
+    names = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+    return [(getattr(old, name), getattr(new, name)) for name in names]
 
-def shared_ids(ids:Tensor, # (N,T) that a trained model wrote
-               small:Captioner, full:Captioner)->Tensor: # (N,T) for the other model's vocabulary
-    "The same captions for a model with more tokens: beginning, end and padding are its own, words keep their numbers."
+def shared_ids(ids:Tensor,      # (N,T) that a trained model wrote
+               small:Captioner, # that model
+               full:Captioner,  # one with more tokens
+              )->Tensor:        # (N,T) for the other model's vocabulary
+    "Translate captions for a model with more tokens."
     out = ids.clone()
     for old, new in _markers(small, full): out[ids == old] = new
     return out
 
-def shared_phrases(phrases:Phrasebook, small:Captioner, full:Captioner)->Phrasebook:
-    "A phrasebook, likewise."
-    new = dict(_markers(small, full)); name = lambda token: new.get(token, token)
-    return Phrasebook(phrases.order, {tuple(map(name, context)): (total, {name(t): c for t, c in after.items()}) for context, (total, after) in phrases.counts.items()})
+def shared_phrases(phrases:Phrasebook, # of the small model
+                   small:Captioner,    # a trained model
+                   full:Captioner,     # one with more tokens
+                  )->Phrasebook:
+    "Translate a phrasebook likewise."
+    new = dict(_markers(small, full))
+    def translate(token): return new.get(token, token)
+    counts = {}
+    for context, (total, after) in phrases.counts.items():
+        after = {translate(token): count for token, count in after.items()}
+        counts[tuple(map(translate, context))] = (total, after)
+    return Phrasebook(phrases.order, counts)
 
-def captions_of(ids:Tensor, # (N,T) padded
-                model:Captioner)->list[Tensor]: # (1,t) each
-    "Each caption without its padding, <END> last."
-    keep = lambda row: 1 + int((row[1:] != model.generation_config.pad_token_id).sum())
-    return [row[None, :keep(row)] for row in ids]
+def captions_of(ids:Tensor,      # (N,T) padded
+                model:Captioner, # that wrote them
+               )->list[Tensor]:  # (1,t) each
+    "Return each caption without its padding, <END> last."
+    pad = model.generation_config.pad_token_id
+    lengths = [1 + int((row[1:] != pad).sum()) for row in ids]
+    return [row[None, :length] for row, length in zip(ids, lengths)]
 
-def joined(captions:list[Tensor], tokens:int)->list[Tensor]: # (1,1+tokens) each
-    "Texts of just so many tokens: captions one after the other without <START> and <END>, cut."
-    words = torch.cat([c[0, 1:-1] for c in captions])
-    return [torch.cat((captions[0][0, :1], row))[None] for row in words.split(tokens) if len(row) == tokens]
+def joined(captions:list[Tensor], # (1,t) each
+           tokens:int,            # of each text
+          )->list[Tensor]:        # (1,1+tokens) each
+    "Cut texts of just so many tokens out of captions, one after the other without <START> and <END>."
+    words = torch.cat([caption[0, 1:-1] for caption in captions])
+    start = captions[0][0, :1]
+    return [torch.cat((start, row))[None] for row in words.split(tokens) if len(row) == tokens]
 
 # %% ../nbs/32_benchmarking.ipynb #76b80077
 def peak_memory()->int: # bytes
-    "The most resident memory that this process has had. On Linux not by getrusage, which a new process inherits from the one that started it."
+    "Return the most resident memory that this process has had."
+    # on Linux not by getrusage, whose value a new process inherits from the one that started it
     status = Path('/proc/self/status')
     if status.exists(): return int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1])*2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss # macOS counts bytes
@@ -235,14 +359,21 @@ def peak_memory()->int: # bytes
 def _measured(pipe, threads, f, args):
     torch.set_num_threads(threads)
     before = peak_memory()
-    try: result = f(*args); pipe.send(dict(peak=peak_memory(), before=before, result=result))
-    except Exception as e: pipe.send(dict(error=f'{type(e).__name__}: {e}')) # told by the caller
+    try:
+        result = f(*args)
+        pipe.send(dict(peak=peak_memory(), before=before, result=result))
+    except Exception as e: pipe.send(dict(error=f'{type(e).__name__}: {e}')) # raised by `in_process`
 
-def in_process(f:Callable, *args # what can be pickled
-              )->dict: # peak and before (bytes of resident memory), result
+def in_process(f:Callable, # importable from a module
+               *args,      # what can be pickled
+              )->dict:     # peak and before (bytes of resident memory), result
     "Run a function in a process of its own; a function that fails or is killed is an error here."
-    return_memory(); here, there = multiprocessing.get_context('spawn').Pipe()
-    process = multiprocessing.get_context('spawn').Process(target=_measured, args=(there, torch.get_num_threads(), f, args)); process.start(); there.close()
+    return_memory()
+    context = multiprocessing.get_context('spawn')
+    here, there = context.Pipe()
+    process = context.Process(target=_measured, args=(there, torch.get_num_threads(), f, args))
+    process.start()
+    there.close()
     try: found = here.recv()
     except EOFError: found = dict(error='the process was killed, perhaps for its memory')
     process.join()
@@ -250,14 +381,20 @@ def in_process(f:Callable, *args # what can be pickled
     return found
 
 # %% ../nbs/32_benchmarking.ipynb #e6df755a
-def loading_peak(folder)->int: # bytes of the weights
+def loading_peak(folder, # of a checkpoint
+                )->int:  # bytes of the weights
     "Load a checkpoint in the type it has and read every weight, for `in_process`."
-    model = Captioner.from_pretrained(folder, dtype='auto'); parameters = {p.data_ptr(): p for p in model.parameters()}
+    model = Captioner.from_pretrained(folder, dtype='auto')
+    parameters = {p.data_ptr(): p for p in model.parameters()}
     for p in parameters.values(): p.max() # what is only mapped from the file is not in memory yet
     return sum(p.numel()*p.element_size() for p in parameters.values())
 
-def captioning_peak(preset, precision:str, batch:int, tokens:int)->int: # parameters
-    "Captions at full size, for `in_process`."
+def captioning_peak(preset,        # a name or a Preset
+                    precision:str, # one of `variants`
+                    batch:int,     # pictures
+                    tokens:int,    # to write
+                   )->int:         # parameters
+    "Write captions at full size, for `in_process`."
     model = full_variant(preset, precision)
     caption_once(model, blank(model, batch), tokens)
     return sum(p.numel() for p in model.parameters())
@@ -268,31 +405,42 @@ def building_seconds()->float:
         os.environ['TORCH_EXTENSIONS_DIR'] = folder
         return _timed(kernels)
 
-def llava_seconds(quick:bool, tokens:int, turns:int=1)->dict: # seconds, a list; parameters
-    "LLaVA-1.5-7B in bfloat16, for `in_process`: it wants most of a machine's memory."
-    system = llava(quick); model = unloaded(system.build, torch.bfloat16); x = torch.zeros(1, 3, system.image_size, system.image_size, dtype=torch.bfloat16)
-    return dict(seconds=[_timed(lambda: system.run(model, x, tokens)) for _ in range(turns)], parameters=model.num_parameters())
+def llava_seconds(quick:bool,  # toy sizes
+                  tokens:int,  # to write
+                  turns:int=1, # captions
+                 )->dict:      # seconds, a list; parameters
+    "Time LLaVA-1.5-7B in bfloat16, for `in_process`: it wants most of a machine's memory."
+    system = llava(quick)
+    model = unloaded(system.build, torch.bfloat16)
+    x = torch.zeros(1, 3, system.image_size, system.image_size, dtype=torch.bfloat16)
+    seconds = [_timed(lambda: system.run(model, x, tokens)) for _ in range(turns)]
+    return dict(seconds=seconds, parameters=model.num_parameters())
 
 # %% ../nbs/32_benchmarking.ipynb #b55f6f9e
 @dataclass
 class BenchmarkParameters:
     "Parameters of benchmark.ipynb."
-    run:str=''                 # training run for quality and shared beginnings; the model below where empty
-    model:str=''               # checkpoint: folder, hub id; the captioner that ships where empty
-    data:str=''                # folder in COCO layout; the embedded data set where empty
+    run:str=''             # training run for quality and shared beginnings (default: the model below)
+    model:str=''           # checkpoint: folder or hub id (default: the captioner that ships)
+    data:str=''            # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
-    images:int=1000            # whose captions are compared between precisions and whose beginnings are shared
-    shared_images:int=256      # captioned at full size with and without shared beginnings
-    tokens:int=20
-    turns:int=5                # of each system at batch 1
+    images:int=1000        # whose captions are compared between precisions and whose beginnings are shared
+    shared_images:int=256  # captioned at full size with and without shared beginnings
+    tokens:int=20          # per caption
+    turns:int=5            # of each system at batch 1
     threads:int=2
-    large:bool=True            # BLIP-2 (7.5 GB) and LLaVA (14 GB) take part
+    large:bool=True        # BLIP-2 (7.5 GB) and LLaVA (14 GB) take part
     seed:int=0
-    name:str=''                # of this run
-    resume:bool=False
-    quick:bool=False           # toy sizes
-    quiet:bool=False
+    name:str=''            # of this run
+    resume:bool=False      # go on with a run of that name
+    quick:bool=False       # toy sizes
+    quiet:bool=False       # no progress bars
 
     def __post_init__(self):
-        if self.quick: self.images, self.shared_images, self.tokens, self.turns = min(self.images, 24), 8, 4, 2
-        if min(self.images, self.shared_images, self.tokens, self.turns, self.threads) < 1: raise ValueError('images, shared_images, tokens, turns and threads are 1 or more')
+        if self.quick:
+            self.images = min(self.images, 24)
+            self.shared_images = 8
+            self.tokens = 4
+            self.turns = 2
+        if min(self.images, self.shared_images, self.tokens, self.turns, self.threads) < 1:
+            raise ValueError('images, shared_images, tokens, turns and threads are 1 or more')

@@ -23,62 +23,80 @@ COCO_FILES = {'zips/train2017.zip': 'cced6f7f71b7629ddf16f17bbcfab6b2', # archiv
               'zips/val2017.zip': '442b8da7639aecaf257c1dceb8ba8c80',
               'annotations/annotations_trainval2017.zip': 'f4bbac642086de4f52a3fdda2de5fa2c'}
 
-class DownloadError(OSError): "What could not be fetched, and what to do."
+class DownloadError(OSError):
+    "What could not be fetched, and what to do."
 
 # %% ../nbs/04_download.ipynb #053ff956
 def _ask(url:str, have:int, timeout:float):
-    "The server's answer from byte `have` on; None where those bytes are the whole file."
+    "Return the server's answer from byte `have` on; None where those bytes are the whole file."
     request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
     try: return urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as e:
-        if e.code != 416 or not have: raise DownloadError(f'{url}: the server says {e.code} {e.reason}') from None
-        return None if e.headers.get('Content-Range') == f'bytes */{have}' else _ask(url, 0, timeout) # else the part is longer than the file
-    except (OSError, http.client.HTTPException) as e:
-        raise DownloadError(f'{url} cannot be reached ({getattr(e, "reason", e)}): is there a network? '
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise DownloadError(f'{url}: the server answers {error.code} {error.reason}') from None
+        if error.headers.get('Content-Range') == f'bytes */{have}': return None
+        return _ask(url, 0, timeout) # the part is longer than the file: ask for all of it
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(f'{url} cannot be reached ({getattr(error, "reason", error)}): is there a network? '
                             'What has arrived is kept; start again to go on') from None
 
 def _blocks(answer, url:str)->Iterator[bytes]:
-    "What arrives, as it arrives."
+    "Yield what arrives, as it arrives."
     while True:
         try: block = answer.read1(1 << 20)
-        except (OSError, http.client.HTTPException) as e:
-            raise DownloadError(f'{url}: the connection broke ({e}); start again to go on') from None
+        except (OSError, http.client.HTTPException) as error:
+            raise DownloadError(f'{url}: the connection broke ({error}); start again to go on') from None
         if not block: return
         yield block
 
 # %% ../nbs/04_download.ipynb #cefb8a54
+def _first_byte(answer, have:int, url:str, part:Path)->int:
+    "Return where the answer starts: at byte `have`, or at 0 where a server without ranges sends the whole file."
+    if answer.status != 206: return 0
+    if answer.headers.get('Content-Range', '').startswith(f'bytes {have}-'): return have
+    raise DownloadError(f'{url}: the server sent another range than asked for; delete {part} and start again')
+
 def _receive(url:str, part:Path, progress:bool, timeout:float)->None:
     "Bring `part` to the full length of the file."
     have = part.stat().st_size if part.exists() else 0
     answer = _ask(url, have, timeout)
     if answer is None: return
     with answer:
-        if answer.status != 206: have = 0 # the whole file: a server without ranges starts over
-        elif not answer.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-            raise DownloadError(f'{url}: the server sent another range than asked for; delete {part} and start again')
+        have = _first_byte(answer, have, url, part)
         length = answer.headers.get('Content-Length')
         total = have + int(length) if length else None
-        bar = tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.stem, disable=not progress, mininterval=2)
+        bar = tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=part.stem, disable=not progress,
+                   mininterval=2)
         with bar, open(part, 'ab' if have else 'wb') as out:
-            for block in _blocks(answer, url): out.write(block); bar.update(len(block))
+            for block in _blocks(answer, url):
+                out.write(block)
+                bar.update(len(block))
     size = part.stat().st_size
-    if total and size != total: raise DownloadError(f'{url}: the connection broke at {size:,} of {total:,} bytes; start again to go on')
+    if total and size != total:
+        raise DownloadError(f'{url}: the connection broke at {size:,} of {total:,} bytes; start again to go on')
 
 # %% ../nbs/04_download.ipynb #343fe119
 def md5_of(path:Path, progress:bool=False)->str: # hexadecimal
-    "The MD5 sum of a file."
-    digest, path = hashlib.md5(usedforsecurity=False), Path(path)
-    bar = tqdm(total=path.stat().st_size, unit='B', unit_scale=True, desc=f'verifying {path.name}', disable=not progress, delay=2, mininterval=2)
+    "Compute the MD5 sum of a file."
+    path = Path(path)
+    digest = hashlib.md5(usedforsecurity=False)
+    bar = tqdm(total=path.stat().st_size, unit='B', unit_scale=True, desc=f'verifying {path.name}',
+               disable=not progress, delay=2, mininterval=2)
     with bar, open(path, 'rb') as f:
-        while block := f.read(1 << 20): digest.update(block); bar.update(len(block))
+        while block := f.read(1 << 20):
+            digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
 
-def fetch(url:str, path:Path,  # the finished file; a part is kept beside it
-          progress:bool=True, timeout:float=60., # seconds without an answer
-          md5:str|None=None,   # what the file must have, where it is known
-         )->Path:
+def fetch(url:str,
+          path:Path,          # the finished file; a part is kept beside it
+          progress:bool=True, # show a progress bar
+          timeout:float=60.,  # seconds without an answer
+          md5:str|None=None,  # the file's expected MD5 sum; not verified where None
+         )->Path:             # of the finished file
     "Download a file, continuing a part that is there."
-    path = Path(path); part = path.with_name(path.name + '.part')
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
     if path.exists():
         if md5 and md5_of(path, progress) != md5:
             raise DownloadError(f'{path} is there, but its MD5 sum is not {md5}: delete it and start again')
@@ -87,46 +105,58 @@ def fetch(url:str, path:Path,  # the finished file; a part is kept beside it
     _receive(url, part, progress, timeout)
     if md5 and md5_of(part, progress) != md5:
         part.unlink()
-        raise DownloadError(f'{url}: what arrived has not the MD5 sum {md5} and was deleted; start again')
+        raise DownloadError(f'{url}: what arrived does not have the MD5 sum {md5} and was deleted; start again')
     return part.rename(path)
 
 # %% ../nbs/04_download.ipynb #f086eb4a
 def _intact(path:Path, member:zipfile.ZipInfo)->bool:
-    "Whether a file has the length and checksum of an archive's member."
+    "Return whether a file has the length and checksum of an archive's member."
     if not path.is_file() or path.stat().st_size != member.file_size: return False
     crc = 0
     with open(path, 'rb') as f:
         while block := f.read(1 << 20): crc = zlib.crc32(block, crc)
     return crc == member.CRC
 
-def unpack(archive:Path, root:Path, progress:bool=True)->None:
+def unpack(archive:Path, # zip file
+           root:Path,    # folder to unpack into
+           progress:bool=True)->None:
     "Unpack a zip inside `root`, verifying each member's checksum; what is there in full is left alone."
     root = Path(root).resolve()
     try: archive_file = zipfile.ZipFile(archive)
-    except zipfile.BadZipFile: raise DownloadError(f'{archive} is not a whole zip archive: delete it and start again') from None
+    except zipfile.BadZipFile:
+        raise DownloadError(f'{archive} is not a whole zip archive: delete it and start again') from None
     with archive_file as z:
         members = [m for m in z.infolist() if not m.is_dir()]
-        for m in members:
-            if not (root/m.filename).resolve().is_relative_to(root):
-                raise DownloadError(f'{archive} wants to write outside of {root}: {m.filename}')
-        for m in tqdm(members, desc=f'unpacking {Path(archive).name}', disable=not progress, delay=2, mininterval=2):
-            if _intact(root/m.filename, m): continue
-            try: z.extract(m, root)
+        for member in members:
+            if not (root/member.filename).resolve().is_relative_to(root):
+                raise DownloadError(f'{archive} wants to write outside of {root}: {member.filename}')
+        bar = tqdm(members, desc=f'unpacking {Path(archive).name}', disable=not progress, delay=2, mininterval=2)
+        for member in bar:
+            if _intact(root/member.filename, member): continue
+            try: z.extract(member, root)
             except (zipfile.BadZipFile, EOFError, zlib.error):
-                raise DownloadError(f'{archive} is damaged at {m.filename}: delete it and start again') from None
+                raise DownloadError(f'{archive} is damaged at {member.filename}: delete it and start again') from None
 
 # %% ../nbs/04_download.ipynb #26135228
-def download_coco(root='data/coco', splits=('train2017', 'val2017'), server:str=COCO_SERVER,
+def download_coco(root='data/coco',                     # folder to unpack into
+                  splits=('train2017', 'val2017'),      # whose images are fetched
+                  server:str=COCO_SERVER,               # its address
                   files:dict[str, str|None]=COCO_FILES, # archives of the server -> MD5, None where it is not known
-                  progress:bool=True)->Path:
+                  progress:bool=True)->Path:            # `root`
     "Fetch and unpack COCO 2017: the images of `splits`, and annotations/. An archive is deleted when it is unpacked."
-    root, known = Path(root), [Path(name).stem for name in files if name.startswith('zips/')]
-    unknown = [s for s in splits if s not in known]
-    if unknown: raise DownloadError(f'{server} has no split {", ".join(unknown)}: its splits are {", ".join(known)}')
+    root = Path(root)
+    known = [Path(name).stem for name in files if name.startswith('zips/')]
+    unknown = [split for split in splits if split not in known]
+    if unknown:
+        raise DownloadError(f'{server} has no split {", ".join(unknown)}: its splits are {", ".join(known)}')
     for name, md5 in files.items():
-        stem, archive, done = Path(name).stem, root/Path(name).name, root/'.complete'/Path(name).name
-        folder = root/stem.split('_')[0] # train2017, val2017 or annotations
-        if (name.startswith('zips/') and stem not in splits) or (done.exists() and folder.is_dir()): continue
+        archive = root/Path(name).name
+        if name.startswith('zips/') and archive.stem not in splits: continue
+        done = root/'.complete'/archive.name
+        folder = root/archive.stem.split('_')[0] # train2017, val2017 or annotations
+        if done.exists() and folder.is_dir(): continue
         unpack(fetch(f'{server}/{name}', archive, progress, md5=md5), root, progress)
-        done.parent.mkdir(exist_ok=True); done.touch(); archive.unlink()
+        done.parent.mkdir(exist_ok=True)
+        done.touch()
+        archive.unlink()
     return root

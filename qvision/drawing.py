@@ -15,245 +15,407 @@ from PIL import Image, ImageDraw
 
 # %% ../nbs/02a_drawing.ipynb #a062a786
 COLOURS = dict(red=(205, 38, 38), orange=(243, 128, 24), yellow=(247, 214, 50), green=(48, 150, 62), blue=(40, 92, 205),
-               purple=(124, 56, 162), pink=(244, 140, 182), brown=(122, 78, 42), black=(36, 36, 40), white=(242, 242, 240))
+               purple=(124, 56, 162), pink=(244, 140, 182), brown=(122, 78, 42), black=(36, 36, 40),
+               white=(242, 242, 240))
 SIZES = dict(small=(20, 26), medium=(32, 42), large=(50, 64)) # side of the box an object is drawn in, pixels of 112
 SIDE = 112                                                    # side of an image, pixels
 
 # %% ../nbs/02a_drawing.ipynb #2b184c74
 def mix(a:tuple, # (R,G,B), 0 to 255
         b:tuple, # (R,G,B)
-        t:float, # share of `b`
-       )->tuple:
-    "The colour between `a` and `b`."
+        t:float, # share of `b`, 0 to 1
+       )->tuple: # (R,G,B), whole numbers
+    "Return the colour between `a` and `b`."
     return tuple(int(x + (y - x)*t) for x, y in zip(a, b))
 
 # %% ../nbs/02a_drawing.ipynb #96a375f6
 class Pen:
-    "Draws on a square of 0 to 100, y down, in one body colour."
+    "A pen for a square of 0 to 100, y down, with one body colour. Lengths are in units of that square."
     over = 3 # supersampling
-    def __init__(self, side:int, # pixels of the finished drawing
-                 body:tuple,     # (R,G,B) of the object
-                ):
-        self.side, self.k, self.body = side, side*self.over/100, body
+    def __init__(self,
+                 side:int,    # pixels of the finished drawing
+                 body:tuple): # (R,G,B) of the object
+        self.side = side
+        self.k = side*self.over/100 # pixels per unit
+        self.body = body
         dark = sum(body) < 150
-        self.shade, self.light = mix(body, (255,)*3 if dark else (0,)*3, .28), mix(body, (255,)*3, .35)
-        self.edge = mix(body, (255,)*3 if dark else (0,)*3, .45)
+        contrast = (255,)*3 if dark else (0,)*3
+        self.shade = mix(body, contrast, .28)
+        self.light = mix(body, (255,)*3, .35)
+        self.edge = mix(body, contrast, .45)
         self.image = Image.new('RGBA', (side*self.over,)*2, (*body, 0))
         self.draw = ImageDraw.Draw(self.image)
 
     def _at(self, points): return [v*self.k for v in points]
+    def _width(self, units): return max(1, int(units*self.k))
+    def _style(self, fill, edge):
+        return dict(fill=fill or self.body, outline=self.edge if edge else None, width=self._width(2.5))
+
     def poly(self, *points, fill=None, edge=True):
-        "A filled polygon: x, y, x, y …"
-        self.draw.polygon(self._at(points), fill=fill or self.body, outline=self.edge if edge else None, width=max(1, int(2.5*self.k)))
+        "Draw a filled polygon: x, y, x, y …"
+        self.draw.polygon(self._at(points), **self._style(fill, edge))
+
     def oval(self, *box, fill=None, edge=True):
-        "An ellipse in the box x0, y0, x1, y1."
-        self.draw.ellipse(self._at(box), fill=fill or self.body, outline=self.edge if edge else None, width=max(1, int(2.5*self.k)))
+        "Draw an ellipse in the box x0, y0, x1, y1."
+        self.draw.ellipse(self._at(box), **self._style(fill, edge))
+
     def rect(self, *box, fill=None, radius=0, edge=True):
-        "A rectangle, perhaps with round corners."
-        self.draw.rounded_rectangle(self._at(box), radius*self.k, fill=fill or self.body, outline=self.edge if edge else None,
-                                    width=max(1, int(2.5*self.k)))
+        "Draw a rectangle x0, y0, x1, y1, perhaps with round corners."
+        self.draw.rounded_rectangle(self._at(box), radius*self.k, **self._style(fill, edge))
+
     def line(self, *points, fill=(40, 40, 40), width=4):
-        "A line through the points."
-        self.draw.line(self._at(points), fill=fill, width=max(1, int(width*self.k)), joint='curve')
+        "Draw a line through the points: x, y, x, y …"
+        self.draw.line(self._at(points), fill=fill, width=self._width(width), joint='curve')
+
     def arc(self, *box, start=0, end=360, fill=None, width=6):
-        "A part of an ellipse's outline, degrees clockwise from three o'clock."
-        self.draw.arc(self._at(box), start, end, fill=fill or self.body, width=max(1, int(width*self.k)))
+        "Draw a part of an ellipse's outline, degrees clockwise from three o'clock."
+        self.draw.arc(self._at(box), start, end, fill=fill or self.body, width=self._width(width))
+
     def slice(self, *box, start=180, end=360, fill=None):
-        "A part of an ellipse's disc."
-        self.draw.pieslice(self._at(box), start, end, fill=fill or self.body, outline=self.edge, width=max(1, int(2*self.k)))
-    def done(self): return self.image.resize((self.side,)*2, Image.Resampling.BOX)
+        "Draw a part of an ellipse's disc, degrees clockwise from three o'clock."
+        self.draw.pieslice(self._at(box), start, end, fill=fill or self.body, outline=self.edge, width=self._width(2))
+
+    def done(self)->Image.Image: # RGBA, side × side
+        "Return the drawing at its finished size."
+        return self.image.resize((self.side,)*2, Image.Resampling.BOX)
 
 # %% ../nbs/02a_drawing.ipynb #4c25a88f
-_DARK, _GLASS, _METAL, _WOOD, _PALE = (40, 40, 44), (190, 220, 238), (165, 168, 172), (112, 74, 42), (250, 246, 230)
+_DARK = (40, 40, 44)
+_GLASS = (190, 220, 238)
+_METAL = (165, 168, 172)
+_WOOD = (112, 74, 42)
+_PALE = (250, 246, 230)
 
 def car(p):
-    p.poly(20, 52, 34, 28, 68, 28, 84, 52); p.rect(3, 50, 97, 78, radius=8)
-    p.poly(28, 50, 37, 33, 49, 33, 49, 50, fill=_GLASS); p.poly(54, 50, 54, 33, 66, 33, 76, 50, fill=_GLASS)
-    p.rect(90, 56, 97, 64, fill=(255, 235, 140), edge=False); p.line(51, 50, 51, 74, fill=p.edge, width=2)
-    for x in (14, 64): p.oval(x, 64, x + 24, 90, fill=_DARK); p.oval(x + 7, 72, x + 17, 82, fill=_METAL, edge=False)
+    "Draw a car."
+    p.poly(20, 52, 34, 28, 68, 28, 84, 52)
+    p.rect(3, 50, 97, 78, radius=8)
+    p.poly(28, 50, 37, 33, 49, 33, 49, 50, fill=_GLASS)
+    p.poly(54, 50, 54, 33, 66, 33, 76, 50, fill=_GLASS)
+    p.rect(90, 56, 97, 64, fill=(255, 235, 140), edge=False)
+    p.line(51, 50, 51, 74, fill=p.edge, width=2)
+    for x in (14, 64):
+        p.oval(x, 64, x + 24, 90, fill=_DARK)
+        p.oval(x + 7, 72, x + 17, 82, fill=_METAL, edge=False)
 
 def bus(p):
-    p.rect(3, 14, 97, 82, radius=7); p.rect(3, 56, 97, 64, fill=p.shade, edge=False)
+    "Draw a bus."
+    p.rect(3, 14, 97, 82, radius=7)
+    p.rect(3, 56, 97, 64, fill=p.shade, edge=False)
     for x in (9, 26, 43, 60): p.rect(x, 24, x + 13, 48, fill=_GLASS, edge=False)
     p.rect(78, 24, 91, 78, fill=_GLASS)
-    for x in (14, 56): p.oval(x, 70, x + 21, 94, fill=_DARK); p.oval(x + 6, 77, x + 15, 86, fill=_METAL, edge=False)
+    for x in (14, 56):
+        p.oval(x, 70, x + 21, 94, fill=_DARK)
+        p.oval(x + 6, 77, x + 15, 86, fill=_METAL, edge=False)
 
 def airplane(p):
-    p.poly(46, 48, 60, 48, 44, 18, 34, 18, fill=p.shade); p.poly(4, 20, 16, 20, 30, 48, 10, 52)
-    p.oval(3, 38, 97, 64); p.poly(40, 54, 60, 54, 38, 92, 26, 92, fill=p.shade)
+    "Draw an airplane."
+    p.poly(46, 48, 60, 48, 44, 18, 34, 18, fill=p.shade)
+    p.poly(4, 20, 16, 20, 30, 48, 10, 52)
+    p.oval(3, 38, 97, 64)
+    p.poly(40, 54, 60, 54, 38, 92, 26, 92, fill=p.shade)
     for x in (34, 44, 54, 64): p.oval(x, 44, x + 6, 50, fill=_GLASS, edge=False)
     p.poly(80, 42, 90, 46, 94, 50, 80, 50, fill=_GLASS, edge=False)
 
 def boat(p):
-    p.line(50, 6, 50, 70, fill=_WOOD, width=4); p.poly(54, 8, 54, 62, 90, 62, fill=p.light); p.poly(46, 16, 46, 62, 16, 62, fill=_PALE)
-    p.poly(3, 66, 97, 66, 80, 94, 18, 94); p.line(10, 75, 90, 75, fill=p.shade, width=4)
+    "Draw a sailing boat."
+    p.line(50, 6, 50, 70, fill=_WOOD, width=4)
+    p.poly(54, 8, 54, 62, 90, 62, fill=p.light)
+    p.poly(46, 16, 46, 62, 16, 62, fill=_PALE)
+    p.poly(3, 66, 97, 66, 80, 94, 18, 94)
+    p.line(10, 75, 90, 75, fill=p.shade, width=4)
 
+# %% ../nbs/02a_drawing.ipynb #485979b7
 def fire_hydrant(p):
-    p.oval(12, 44, 40, 68, fill=p.shade); p.oval(60, 44, 88, 68, fill=p.shade); p.rect(32, 36, 68, 90); p.slice(28, 14, 72, 60)
-    p.rect(44, 4, 56, 18); p.rect(24, 86, 76, 98, fill=p.shade); p.rect(26, 34, 74, 42, fill=p.shade)
-    p.oval(40, 50, 60, 70, fill=_METAL); p.oval(46, 56, 54, 64, fill=_DARK, edge=False)
+    "Draw a fire hydrant."
+    p.oval(12, 44, 40, 68, fill=p.shade)
+    p.oval(60, 44, 88, 68, fill=p.shade)
+    p.rect(32, 36, 68, 90)
+    p.slice(28, 14, 72, 60)
+    p.rect(44, 4, 56, 18)
+    p.rect(24, 86, 76, 98, fill=p.shade)
+    p.rect(26, 34, 74, 42, fill=p.shade)
+    p.oval(40, 50, 60, 70, fill=_METAL)
+    p.oval(46, 56, 54, 64, fill=_DARK, edge=False)
 
 def bench(p):
+    "Draw a bench."
     for x in (12, 80): p.rect(x, 20, x + 8, 94, fill=_DARK, edge=False)
     for y in (22, 36): p.rect(3, y, 97, y + 11)
-    p.poly(8, 54, 92, 54, 99, 68, 1, 68); p.line(4, 61, 96, 61, fill=p.edge, width=2)
+    p.poly(8, 54, 92, 54, 99, 68, 1, 68)
+    p.line(4, 61, 96, 61, fill=p.edge, width=2)
 
+# %% ../nbs/02a_drawing.ipynb #ba04027c
 def bird(p):
+    "Draw a bird."
     for x in (44, 56): p.line(x, 70, x, 94, x + 8, 94, fill=(200, 120, 30), width=4)
-    p.poly(28, 50, 0, 34, 4, 58, fill=p.shade); p.oval(18, 34, 76, 78); p.oval(56, 12, 88, 46)
-    p.poly(85, 24, 100, 32, 85, 38, fill=(245, 160, 30)); p.poly(28, 46, 62, 50, 30, 72, fill=p.shade)
-    p.oval(71, 21, 79, 29, fill=_PALE, edge=False); p.oval(74, 23, 79, 28, fill=_DARK, edge=False)
+    p.poly(28, 50, 0, 34, 4, 58, fill=p.shade)
+    p.oval(18, 34, 76, 78)
+    p.oval(56, 12, 88, 46)
+    p.poly(85, 24, 100, 32, 85, 38, fill=(245, 160, 30))
+    p.poly(28, 46, 62, 50, 30, 72, fill=p.shade)
+    p.oval(71, 21, 79, 29, fill=_PALE, edge=False)
+    p.oval(74, 23, 79, 28, fill=_DARK, edge=False)
 
 def cat(p):
-    p.arc(58, 42, 98, 96, start=-80, end=110, width=9, fill=p.shade); p.oval(24, 44, 74, 99)
-    p.poly(24, 30, 25, 0, 45, 14); p.poly(55, 14, 75, 0, 76, 30); p.oval(22, 10, 78, 54)
-    for x in (34, 56): p.oval(x, 24, x + 11, 35, fill=(190, 225, 90)); p.oval(x + 4, 25, x + 7, 34, fill=_DARK, edge=False)
+    "Draw a sitting cat."
+    p.arc(58, 42, 98, 96, start=-80, end=110, width=9, fill=p.shade)
+    p.oval(24, 44, 74, 99)
+    p.poly(24, 30, 25, 0, 45, 14)
+    p.poly(55, 14, 75, 0, 76, 30)
+    p.oval(22, 10, 78, 54)
+    for x in (34, 56):
+        p.oval(x, 24, x + 11, 35, fill=(190, 225, 90))
+        p.oval(x + 4, 25, x + 7, 34, fill=_DARK, edge=False)
     p.poly(46, 38, 54, 38, 50, 43, fill=(240, 130, 140), edge=False)
-    for y in (40, 45): p.line(10, y, 40, 42, fill=p.edge, width=1.5); p.line(60, 42, 90, y, fill=p.edge, width=1.5)
+    for y in (40, 45):
+        p.line(10, y, 40, 42, fill=p.edge, width=1.5)
+        p.line(60, 42, 90, y, fill=p.edge, width=1.5)
     for x in (32, 52): p.oval(x, 86, x + 16, 99, fill=p.light)
 
 def dog(p):
+    "Draw a standing dog."
     p.line(18, 50, 4, 24, fill=p.shade, width=8)
     for x in (18, 32, 54, 66): p.rect(x, 62, x + 10, 97, fill=p.shade if x in (32, 54) else None)
-    p.rect(14, 42, 78, 72, radius=14); p.rect(60, 16, 88, 50, radius=10); p.rect(76, 30, 99, 48, radius=6, fill=p.light)
-    p.oval(57, 14, 72, 48, fill=p.shade); p.oval(92, 29, 100, 38, fill=_DARK, edge=False); p.oval(77, 21, 84, 28, fill=_DARK, edge=False)
+    p.rect(14, 42, 78, 72, radius=14)
+    p.rect(60, 16, 88, 50, radius=10)
+    p.rect(76, 30, 99, 48, radius=6, fill=p.light)
+    p.oval(57, 14, 72, 48, fill=p.shade)
+    p.oval(92, 29, 100, 38, fill=_DARK, edge=False)
+    p.oval(77, 21, 84, 28, fill=_DARK, edge=False)
     p.line(62, 52, 86, 52, fill=_PALE, width=4)
 
 # %% ../nbs/02a_drawing.ipynb #ee12c0d8
 def umbrella(p):
-    p.line(50, 40, 50, 88, fill=_WOOD, width=5); p.arc(34, 78, 52, 98, start=0, end=180, fill=_WOOD, width=5)
-    p.slice(2, 8, 98, 100); p.slice(20, 8, 80, 100, fill=p.light); p.slice(38, 8, 62, 100)
+    "Draw an open umbrella."
+    p.line(50, 40, 50, 88, fill=_WOOD, width=5)
+    p.arc(34, 78, 52, 98, start=0, end=180, fill=_WOOD, width=5)
+    p.slice(2, 8, 98, 100)
+    p.slice(20, 8, 80, 100, fill=p.light)
+    p.slice(38, 8, 62, 100)
     p.line(50, 2, 50, 10, fill=_WOOD, width=4)
 
 def suitcase(p):
-    p.arc(34, 6, 66, 44, start=180, end=360, fill=_DARK, width=6); p.rect(10, 26, 90, 92, radius=9)
+    "Draw a suitcase."
+    p.arc(34, 6, 66, 44, start=180, end=360, fill=_DARK, width=6)
+    p.rect(10, 26, 90, 92, radius=9)
     for x in (26, 66): p.rect(x, 26, x + 8, 92, fill=p.shade, edge=False)
     for x in (18, 72): p.oval(x, 90, x + 10, 99, fill=_DARK, edge=False)
     p.rect(44, 44, 56, 54, fill=(235, 200, 90))
 
 def kite(p):
+    "Draw a kite with its tail."
     p.line(50, 74, 60, 82, 46, 90, 56, 99, fill=_DARK, width=3)
-    p.poly(50, 1, 90, 34, 50, 80, 10, 34); p.poly(50, 1, 90, 34, 50, 34, fill=p.light, edge=False)
-    p.poly(50, 34, 10, 34, 50, 80, fill=p.light, edge=False); p.line(50, 1, 50, 80, fill=_WOOD, width=2.5); p.line(10, 34, 90, 34, fill=_WOOD, width=2.5)
-    p.poly(54, 80, 66, 76, 66, 88, fill=p.shade, edge=False); p.poly(50, 90, 38, 85, 38, 97, fill=p.shade, edge=False)
+    p.poly(50, 1, 90, 34, 50, 80, 10, 34)
+    p.poly(50, 1, 90, 34, 50, 34, fill=p.light, edge=False)
+    p.poly(50, 34, 10, 34, 50, 80, fill=p.light, edge=False)
+    p.line(50, 1, 50, 80, fill=_WOOD, width=2.5)
+    p.line(10, 34, 90, 34, fill=_WOOD, width=2.5)
+    p.poly(54, 80, 66, 76, 66, 88, fill=p.shade, edge=False)
+    p.poly(50, 90, 38, 85, 38, 97, fill=p.shade, edge=False)
 
 def sports_ball(p):
+    "Draw a football."
     p.oval(6, 6, 94, 94)
     p.poly(50, 34, 65, 45, 59, 62, 41, 62, 35, 45, fill=p.edge)
-    for x0, y0, x1, y1 in ((50, 34, 50, 12), (65, 45, 88, 37), (59, 62, 74, 84), (41, 62, 26, 84), (35, 45, 12, 37)):
-        p.line(x0, y0, x1, y1, fill=p.edge, width=4)
+    for seam in ((50, 34, 50, 12), (65, 45, 88, 37), (59, 62, 74, 84), (41, 62, 26, 84), (35, 45, 12, 37)):
+        p.line(*seam, fill=p.edge, width=4)
     p.oval(24, 18, 38, 30, fill=p.light, edge=False)
 
+# %% ../nbs/02a_drawing.ipynb #8d0e5a1c
 def cup(p):
-    p.arc(58, 34, 98, 74, fill=p.shade, width=9); p.poly(12, 22, 78, 22, 70, 94, 20, 94); p.oval(12, 12, 78, 32, fill=p.light)
-    p.oval(19, 16, 71, 29, fill=(92, 58, 34), edge=False); p.line(22, 44, 20, 80, fill=p.light, width=5)
+    "Draw a cup of coffee."
+    p.arc(58, 34, 98, 74, fill=p.shade, width=9)
+    p.poly(12, 22, 78, 22, 70, 94, 20, 94)
+    p.oval(12, 12, 78, 32, fill=p.light)
+    p.oval(19, 16, 71, 29, fill=(92, 58, 34), edge=False)
+    p.line(22, 44, 20, 80, fill=p.light, width=5)
 
 def apple(p):
-    p.line(50, 30, 56, 6, fill=_WOOD, width=6); p.poly(56, 18, 72, 4, 86, 10, 72, 22, fill=(90, 170, 60))
-    p.oval(6, 24, 62, 92); p.oval(38, 24, 94, 92); p.oval(22, 40, 78, 97, edge=False); p.oval(30, 32, 70, 80, edge=False)
+    "Draw an apple with a leaf."
+    p.line(50, 30, 56, 6, fill=_WOOD, width=6)
+    p.poly(56, 18, 72, 4, 86, 10, 72, 22, fill=(90, 170, 60))
+    p.oval(6, 24, 62, 92)
+    p.oval(38, 24, 94, 92)
+    p.oval(22, 40, 78, 97, edge=False)
+    p.oval(30, 32, 70, 80, edge=False)
     p.oval(20, 36, 34, 54, fill=p.light, edge=False)
 
 def chair(p):
+    "Draw a chair."
     for x in (16, 76): p.rect(x, 58, x + 8, 99, fill=p.shade)
     for x in (26, 66): p.rect(x, 60, x + 7, 90, fill=p.shade)
-    p.rect(22, 2, 78, 50, radius=6); p.rect(32, 12, 68, 24, fill=p.light); p.rect(32, 30, 68, 42, fill=p.light)
+    p.rect(22, 2, 78, 50, radius=6)
+    p.rect(32, 12, 68, 24, fill=p.light)
+    p.rect(32, 30, 68, 42, fill=p.light)
     p.poly(18, 50, 82, 50, 90, 66, 10, 66)
 
 def vase(p):
+    "Draw a vase with three flowers."
     for x, y in ((30, 14), (50, 6), (70, 14)):
-        p.line(50, 44, x, y + 6, fill=(60, 130, 60), width=4); p.oval(x - 9, y - 5, x + 9, y + 13, fill=(250, 230, 120)); p.oval(x - 3, y + 1, x + 3, y + 7, fill=(200, 110, 40), edge=False)
-    p.rect(38, 38, 62, 56); p.oval(20, 46, 80, 99); p.rect(33, 34, 67, 41, fill=p.light); p.rect(24, 66, 76, 76, fill=p.shade, edge=False)
+        p.line(50, 44, x, y + 6, fill=(60, 130, 60), width=4)
+        p.oval(x - 9, y - 5, x + 9, y + 13, fill=(250, 230, 120))
+        p.oval(x - 3, y + 1, x + 3, y + 7, fill=(200, 110, 40), edge=False)
+    p.rect(38, 38, 62, 56)
+    p.oval(20, 46, 80, 99)
+    p.rect(33, 34, 67, 41, fill=p.light)
+    p.rect(24, 66, 76, 76, fill=p.shade, edge=False)
 
 def clock(p):
-    p.oval(3, 3, 97, 97); p.oval(19, 19, 81, 81, fill=_PALE)
-    for a in range(12):
-        x, y = 50 + 26*np.sin(a*np.pi/6), 50 - 26*np.cos(a*np.pi/6); p.oval(x - 2, y - 2, x + 2, y + 2, fill=_DARK, edge=False)
-    p.line(50, 50, 50, 27, width=4); p.line(50, 50, 66, 57, width=5); p.oval(46, 46, 54, 54, fill=_DARK, edge=False)
+    "Draw a wall clock."
+    p.oval(3, 3, 97, 97)
+    p.oval(19, 19, 81, 81, fill=_PALE)
+    for hour in range(12):
+        x = 50 + 26*np.sin(hour*np.pi/6)
+        y = 50 - 26*np.cos(hour*np.pi/6)
+        p.oval(x - 2, y - 2, x + 2, y + 2, fill=_DARK, edge=False)
+    p.line(50, 50, 50, 27, width=4)
+    p.line(50, 50, 66, 57, width=5)
+    p.oval(46, 46, 54, 54, fill=_DARK, edge=False)
 
 # %% ../nbs/02a_drawing.ipynb #5f63c884
-CATEGORIES = {3:('car', car), 5:('airplane', airplane), 6:('bus', bus), 9:('boat', boat), 11:('fire hydrant', fire_hydrant),
-              15:('bench', bench), 16:('bird', bird), 17:('cat', cat), 18:('dog', dog), 28:('umbrella', umbrella), 33:('suitcase', suitcase),
-              37:('sports ball', sports_ball), 38:('kite', kite), 47:('cup', cup), 53:('apple', apple), 62:('chair', chair),
-              85:('clock', clock), 86:('vase', vase)} # COCO's own category ids and names
+CATEGORIES = {3: ('car', car), 5: ('airplane', airplane), 6: ('bus', bus), 9: ('boat', boat),
+              11: ('fire hydrant', fire_hydrant), 15: ('bench', bench), 16: ('bird', bird), 17: ('cat', cat),
+              18: ('dog', dog), 28: ('umbrella', umbrella), 33: ('suitcase', suitcase),
+              37: ('sports ball', sports_ball), 38: ('kite', kite), 47: ('cup', cup), 53: ('apple', apple),
+              62: ('chair', chair), 85: ('clock', clock), 86: ('vase', vase)} # COCO's own category ids and names
 DRAWINGS = {name: draw for name, draw in CATEGORIES.values()}
 
-def draw_object(category:str, # a name in `DRAWINGS`
-                colour:str,   # a name in `COLOURS`
-                side:int,     # pixels
-                rng:Random,   # for the colour's jitter, the direction and the tilt
-               )->Image.Image: # RGBA, side × side
-    "One object, facing left or right, tilted by up to 7 degrees."
-    body = tuple(min(250, max(20, c + rng.randint(-12, 12))) for c in COLOURS[colour])
-    pen = Pen(side, body); DRAWINGS[category](pen)
+def draw_object(category:str,   # a name in `DRAWINGS`
+                colour:str,     # a name in `COLOURS`
+                side:int,       # pixels
+                rng:Random,     # for the colour's jitter, the direction and the tilt
+               )->Image.Image:  # RGBA, side × side
+    "Draw one object, facing left or right, tilted by up to 7 degrees."
+    body = tuple(min(250, max(20, channel + rng.randint(-12, 12))) for channel in COLOURS[colour])
+    pen = Pen(side, body)
+    DRAWINGS[category](pen)
     image = pen.image if rng.random() < .5 else pen.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image.rotate(rng.uniform(-7, 7), Image.Resampling.BILINEAR).resize((side,)*2, Image.Resampling.BOX)
+    tilted = image.rotate(rng.uniform(-7, 7), Image.Resampling.BILINEAR)
+    return tilted.resize((side,)*2, Image.Resampling.BOX)
 
 # %% ../nbs/02a_drawing.ipynb #1580a3a6
-HORIZON = dict(beach=62, street=64, field=56, room=72, night=66, park=58, snow=58, kitchen=66) # first ground row, pixels
-_AREAS = dict(beach=((150, 205, 240), (226, 204, 150)), street=((178, 205, 226), (112, 112, 116)), field=((160, 208, 244), (118, 172, 78)),
-              room=((226, 212, 190), (160, 116, 76)), night=((22, 26, 58), (52, 54, 66)), park=((188, 220, 236), (96, 152, 74)),
+# first row of the ground, pixels
+HORIZON = dict(beach=62, street=64, field=56, room=72, night=66, park=58, snow=58, kitchen=66)
+# colours of sky or wall, and of the ground
+_AREAS = dict(beach=((150, 205, 240), (226, 204, 150)), street=((178, 205, 226), (112, 112, 116)),
+              field=((160, 208, 244), (118, 172, 78)), room=((226, 212, 190), (160, 116, 76)),
+              night=((22, 26, 58), (52, 54, 66)), park=((188, 220, 236), (96, 152, 74)),
               snow=((200, 216, 230), (226, 232, 240)), kitchen=((214, 228, 222), (176, 148, 118)))
 
-def _scenery(name, d, h, rng):
-    "What makes a backdrop that place: sea, houses, hills, a window, stars, trees, peaks, tiles."
-    r = rng.randint
-    if name == 'beach':
-        d.rectangle((0, h - 18, 112, h), fill=(58, 130, 178))
-        for _ in range(5): x, y = r(0, 100), r(h - 16, h - 3); d.line((x, y, x + r(6, 14), y), fill=(190, 220, 235))
-        x = r(8, 96); d.ellipse((x, 6, x + 13, 19), fill=(255, 238, 150))
-    elif name == 'street':
-        x = 0
-        while x < 112:
-            w, top, c = r(16, 28), r(8, 36), r(110, 170); d.rectangle((x, top, x + w, h), fill=(c, c - 12, c - 20))
-            for wy in range(top + 4, h - 6, 9):
-                for wx in range(x + 3, x + w - 4, 7): d.rectangle((wx, wy, wx + 3, wy + 4), fill=(206, 214, 204))
-            x += w + r(1, 4)
-        d.rectangle((0, h, 112, h + 7), fill=(172, 170, 164))
-        for x in range(r(-12, 0), 112, 24): d.rectangle((x, h + 27, x + 12, h + 29), fill=(222, 216, 190))
-    elif name == 'field':
-        for _ in range(3): x = r(-20, 80); d.ellipse((x, h - r(8, 18), x + 60, h + 24), fill=(96, 150, 74))
-        d.rectangle((0, h, 112, 112), fill=_AREAS['field'][1])
-        for _ in range(40): x, y = r(0, 111), r(h, 111); d.line((x, y, x + 1, y - 3), fill=(84, 140, 58))
-    elif name == 'room':
-        x = r(8, 70); d.rectangle((x, 12, x + 30, 42), fill=(176, 214, 236), outline=(120, 90, 60), width=2); d.line((x + 15, 12, x + 15, 42), fill=(120, 90, 60), width=2)
-        d.rectangle((0, h - 4, 112, h), fill=(196, 178, 150))
-        for y in range(h + 8, 112, 10): d.line((0, y, 112, y), fill=(138, 98, 62))
-    elif name == 'night':
-        for _ in range(26): x, y = r(0, 111), r(0, h - 16); d.point((x, y), fill=(230, 230, 200))
-        x = r(10, 90); d.ellipse((x, 6, x + 14, 20), fill=(240, 236, 205)); d.ellipse((x + 5, 4, x + 18, 17), fill=_AREAS['night'][0])
-        x = 0
-        while x < 112:
-            w, top = r(12, 22), r(h - 26, h - 8); d.rectangle((x, top, x + w, h), fill=(30, 32, 48))
-            for wy in range(top + 3, h - 3, 6): d.rectangle((x + 4, wy, x + 6, wy + 2), fill=(238, 210, 110))
-            x += w
-    elif name == 'park':
-        for _ in range(4): x, s = r(-6, 104), r(18, 26); d.rectangle((x + s//2 - 2, h - s, x + s//2 + 2, h + 2), fill=(104, 74, 46)); d.ellipse((x, h - 2*s, x + s, h - s//2), fill=(58, 118, 58))
-        x = r(20, 70); d.polygon((x, h, x + 8, h, x + 44, 112, x - 18, 112), fill=(206, 190, 156))
-    elif name == 'snow':
-        for _ in range(3): x, t = r(-20, 80), r(8, 30); d.polygon((x, h, x + 28, t, x + 58, h), fill=(142, 156, 176)); d.polygon((x + 19, t + 14, x + 28, t, x + 38, t + 14), fill=(244, 247, 250))
-        for _ in range(22): x, y = r(0, 110), r(0, 110); d.ellipse((x, y, x + 1, y + 1), fill=(255, 255, 255))
-    else:
-        for y in range(0, h, 11): d.line((0, y, 112, y), fill=(190, 206, 200))
-        for x in range(r(0, 10), 112, 11): d.line((x, 0, x, h), fill=(190, 206, 200))
-        x = r(4, 60); d.rectangle((x, 0, x + 42, 16), fill=(150, 112, 78), outline=(110, 80, 54)); d.line((x + 21, 0, x + 21, 16), fill=(110, 80, 54))
-        d.rectangle((0, h, 112, h + 5), fill=(128, 98, 74))
+# %% ../nbs/02a_drawing.ipynb #ee444d40
+def _beach(canvas, horizon, randint):
+    canvas.rectangle((0, horizon - 18, 112, horizon), fill=(58, 130, 178)) # the sea
+    for _ in range(5):
+        x = randint(0, 100)
+        y = randint(horizon - 16, horizon - 3)
+        canvas.line((x, y, x + randint(6, 14), y), fill=(190, 220, 235))
+    x = randint(8, 96)
+    canvas.ellipse((x, 6, x + 13, 19), fill=(255, 238, 150)) # the sun
+
+def _field(canvas, horizon, randint):
+    for _ in range(3): # hills
+        x = randint(-20, 80)
+        canvas.ellipse((x, horizon - randint(8, 18), x + 60, horizon + 24), fill=(96, 150, 74))
+    canvas.rectangle((0, horizon, 112, 112), fill=_AREAS['field'][1])
+    for _ in range(40): # grass
+        x = randint(0, 111)
+        y = randint(horizon, 111)
+        canvas.line((x, y, x + 1, y - 3), fill=(84, 140, 58))
+
+def _park(canvas, horizon, randint):
+    for _ in range(4): # trees
+        x = randint(-6, 104)
+        height = randint(18, 26)
+        middle = x + height//2
+        canvas.rectangle((middle - 2, horizon - height, middle + 2, horizon + 2), fill=(104, 74, 46))
+        canvas.ellipse((x, horizon - 2*height, x + height, horizon - height//2), fill=(58, 118, 58))
+    x = randint(20, 70)
+    canvas.polygon((x, horizon, x + 8, horizon, x + 44, 112, x - 18, 112), fill=(206, 190, 156)) # the path
+
+def _snow(canvas, horizon, randint):
+    for _ in range(3): # peaks
+        x = randint(-20, 80)
+        top = randint(8, 30)
+        canvas.polygon((x, horizon, x + 28, top, x + 58, horizon), fill=(142, 156, 176))
+        canvas.polygon((x + 19, top + 14, x + 28, top, x + 38, top + 14), fill=(244, 247, 250))
+    for _ in range(22): # flakes
+        x = randint(0, 110)
+        y = randint(0, 110)
+        canvas.ellipse((x, y, x + 1, y + 1), fill=(255, 255, 255))
+
+# %% ../nbs/02a_drawing.ipynb #4635f899
+def _street(canvas, horizon, randint):
+    x = 0
+    while x < 112: # houses
+        width = randint(16, 28)
+        top = randint(8, 36)
+        grey = randint(110, 170)
+        canvas.rectangle((x, top, x + width, horizon), fill=(grey, grey - 12, grey - 20))
+        for window_y in range(top + 4, horizon - 6, 9):
+            for window_x in range(x + 3, x + width - 4, 7):
+                canvas.rectangle((window_x, window_y, window_x + 3, window_y + 4), fill=(206, 214, 204))
+        x += width + randint(1, 4)
+    canvas.rectangle((0, horizon, 112, horizon + 7), fill=(172, 170, 164)) # pavement
+    for x in range(randint(-12, 0), 112, 24): # the road's dashed line
+        canvas.rectangle((x, horizon + 27, x + 12, horizon + 29), fill=(222, 216, 190))
+
+def _night(canvas, horizon, randint):
+    for _ in range(26): # stars
+        x = randint(0, 111)
+        y = randint(0, horizon - 16)
+        canvas.point((x, y), fill=(230, 230, 200))
+    x = randint(10, 90)
+    canvas.ellipse((x, 6, x + 14, 20), fill=(240, 236, 205)) # the moon
+    canvas.ellipse((x + 5, 4, x + 18, 17), fill=_AREAS['night'][0])
+    x = 0
+    while x < 112: # houses
+        width = randint(12, 22)
+        top = randint(horizon - 26, horizon - 8)
+        canvas.rectangle((x, top, x + width, horizon), fill=(30, 32, 48))
+        for window_y in range(top + 3, horizon - 3, 6):
+            canvas.rectangle((x + 4, window_y, x + 6, window_y + 2), fill=(238, 210, 110))
+        x += width
+
+def _room(canvas, horizon, randint):
+    x = randint(8, 70)
+    canvas.rectangle((x, 12, x + 30, 42), fill=(176, 214, 236), outline=(120, 90, 60), width=2) # the window
+    canvas.line((x + 15, 12, x + 15, 42), fill=(120, 90, 60), width=2)
+    canvas.rectangle((0, horizon - 4, 112, horizon), fill=(196, 178, 150)) # skirting board
+    for y in range(horizon + 8, 112, 10): canvas.line((0, y, 112, y), fill=(138, 98, 62)) # floorboards
+
+def _kitchen(canvas, horizon, randint):
+    for y in range(0, horizon, 11): canvas.line((0, y, 112, y), fill=(190, 206, 200)) # tiles
+    for x in range(randint(0, 10), 112, 11): canvas.line((x, 0, x, horizon), fill=(190, 206, 200))
+    x = randint(4, 60)
+    canvas.rectangle((x, 0, x + 42, 16), fill=(150, 112, 78), outline=(110, 80, 54)) # the cupboard
+    canvas.line((x + 21, 0, x + 21, 16), fill=(110, 80, 54))
+    canvas.rectangle((0, horizon, 112, horizon + 5), fill=(128, 98, 74)) # the worktop
 
 # %% ../nbs/02a_drawing.ipynb #936c8992
-def draw_backdrop(name:str,  # a name in `HORIZON`
-                  rng:Random,
-                 )->Image.Image: # RGB, SIDE × SIDE
-    "An empty place."
-    image, h = Image.new('RGB', (SIDE, SIDE), _AREAS[name][0]), HORIZON[name]
-    d = ImageDraw.Draw(image); d.rectangle((0, h, SIDE, SIDE), fill=_AREAS[name][1])
-    _scenery(name, d, h, rng)
+_SCENERY = dict(beach=_beach, street=_street, field=_field, room=_room, night=_night, park=_park, snow=_snow,
+                kitchen=_kitchen)
+
+def draw_backdrop(name:str,       # a name in `HORIZON`
+                  rng:Random,     # for the scenery
+                 )->Image.Image:  # RGB, SIDE × SIDE
+    "Draw an empty place."
+    above, ground = _AREAS[name]
+    horizon = HORIZON[name]
+    image = Image.new('RGB', (SIDE, SIDE), above)
+    canvas = ImageDraw.Draw(image)
+    canvas.rectangle((0, horizon, SIDE, SIDE), fill=ground)
+    _SCENERY[name](canvas, horizon, rng.randint)
     return image
 
 def weather(image:Image.Image,       # RGB
-            rng:np.random.Generator,
+            rng:np.random.Generator, # for light and grain
             grain:float=4.,          # standard deviation of the pixel noise, of 255
-           )->Image.Image:
-    "Exposure, a slow drift of the light over the image, and grain: what no two photographs share."
-    light = Image.fromarray((128 + rng.normal(0, 10, (5, 5))).clip(0, 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, np.float32)*rng.uniform(.93, 1.05) + (np.asarray(light, np.float32) - 128)[..., None]
+           )->Image.Image:           # RGB, same size
+    "Add what no two photographs share: exposure, a slow drift of the light over the image, and grain."
+    coarse = (128 + rng.normal(0, 10, (5, 5))).clip(0, 255).astype(np.uint8)
+    light = Image.fromarray(coarse).resize(image.size, Image.Resampling.BICUBIC)
+    exposed = np.asarray(image, np.float32)*rng.uniform(.93, 1.05)
+    pixels = exposed + (np.asarray(light, np.float32) - 128)[..., None]
     pixels += rng.standard_normal(pixels.shape, dtype=np.float32)*grain
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -36,35 +36,48 @@ from .config import get_decoding
 # %% ../nbs/21_evaluation.ipynb #1cc7ad36
 @functools.cache
 def has_java()->bool:
-    "Does a Java machine answer?"
-    try: return shutil.which('java') is not None and subprocess.run(['java', '-version'], capture_output=True, timeout=60).returncode == 0
+    "Return whether a Java runtime answers."
+    if shutil.which('java') is None: return False
+    try: done = subprocess.run(['java', '-version'], capture_output=True, timeout=60)
     except subprocess.TimeoutExpired: return False
+    return done.returncode == 0
 
 def ptb_words(captions:list[str])->list[str]: # words joined by blanks
-    "Stanford's PTB tokenizer, as in COCO's own evaluation."
+    "Tokenize captions with Stanford's PTB tokenizer, as COCO's own evaluation does."
     jar = Path(ptb.__file__).parent/ptb.STANFORD_CORENLP_3_4_1_JAR
-    command = ['java', '-cp', str(jar), 'edu.stanford.nlp.process.PTBTokenizer', '-preserveLines', '-lowerCase', '-encoding', 'utf-8']
-    done = subprocess.run(command, capture_output=True, encoding='utf-8', check=True, input=''.join(' '.join(c.split()) + '\n' for c in captions))
+    command = ['java', '-cp', str(jar), 'edu.stanford.nlp.process.PTBTokenizer',
+               '-preserveLines', '-lowerCase', '-encoding', 'utf-8']
+    given = ''.join(' '.join(caption.split()) + '\n' for caption in captions)
+    done = subprocess.run(command, capture_output=True, encoding='utf-8', check=True, input=given)
     lines = done.stdout.split('\n')[:-1]
-    if len(lines) != len(captions): raise RuntimeError(f"the PTB tokenizer made {len(lines)} lines of {len(captions)} captions: tokenizer='python' does without it")
+    if len(lines) != len(captions):
+        raise RuntimeError(f'the PTB tokenizer returned {len(lines)} lines for {len(captions)} captions: '
+                           "tokenizer='python' does without it")
     return [' '.join(w for w in line.rstrip().split(' ') if w not in ptb.PUNCTUATIONS) for line in lines]
 
 # %% ../nbs/21_evaluation.ipynb #cf4fb2d3
-_AS_PTB = str.maketrans({'’': "'", '‘': "'", '“': '"', '”': '"', '–': ' -- ', '—': ' -- ', '…': '...', '(': ' -lrb- ', ')': ' -rrb- ', '[': ' -lsb- ', ']': ' -rsb- '})
-_PARTS = re.compile(r"\bcan(?=not\b)|\b(?:gon|wan)(?=na\b)|(?<=\w)(?=n't\b)|(?<=\w)(?='(?:s|m|d|re|ve|ll)\b)") # where a word is cut in two
+_AS_PTB = str.maketrans({'’': "'", '‘': "'", '“': '"', '”': '"', '–': ' -- ', '—': ' -- ', '…': '...',
+                         '(': ' -lrb- ', ')': ' -rrb- ', '[': ' -lsb- ', ']': ' -rsb- '})
+# where a word is cut in two
+_PARTS = re.compile(r"\bcan(?=not\b)|\b(?:gon|wan)(?=na\b)|(?<=\w)(?=n't\b)|(?<=\w)(?='(?:s|m|d|re|ve|ll)\b)")
 _WORD = re.compile(r"""-[lr][rs]b-                                               # brackets, as PTB writes them
     | (?:mr|mrs|ms|dr|st|jr|sr|vs|etc|ave|blvd|rd|ft|no(?=\.\s*\d))\.            # abbreviations keep their full stop
     | (?<!\w)(?:[a-z]\.)+[a-z]\b\.? | (?<!\w)[a-hj-z]\.(?!\w)                    # u.s., a.m.
     | (?:o'clock|ma'am|s'mores)\b | n't\b | '(?:s|m|d|re|ve|ll)\b | [@\#][a-z]\w*
     | \.?\d+(?:[.,:/]\d+)+(?=[ap]m\b) | \.?\d+(?:[.,:/]\d+)+                     # 10:30 1/2 2,000
-    | \w+(?:[-/.]\w+)* | [^\w\s'`.?!,:;"-]                                       # t-shirt, $; the rest is punctuation""", re.X)
+    | \w+(?:[-/.]\w+)* | [^\w\s'`.?!,:;"-]                                       # t-shirt, $; the rest is punctuation
+    """, re.X)
 
-def python_words(captions:list[str])->list[str]:
-    "What the PTB tokenizer makes of ordinary captions, without Java."
-    return [' '.join(_WORD.findall(_PARTS.sub(r'\g<0> ', c.lower().translate(_AS_PTB)))) for c in captions]
+def python_words(captions:list[str])->list[str]: # words joined by blanks
+    "Tokenize captions as the PTB tokenizer does ordinary ones, without Java."
+    found = []
+    for caption in captions:
+        text = caption.lower().translate(_AS_PTB)
+        found.append(' '.join(_WORD.findall(_PARTS.sub(r'\g<0> ', text))))
+    return found
 
 # %% ../nbs/21_evaluation.ipynb #6c4350e6
-METRICS = ('BLEU', 'ROUGE-L', 'CIDEr', 'METEOR') # SPICE on request: it wants Java 8 and 1 GB of models
+METRICS = ('BLEU', 'ROUGE-L', 'CIDEr', 'METEOR') # SPICE on request: it needs Java 8 and 1 GB of models
 
 @dataclass
 class Scores:
@@ -78,24 +91,31 @@ class Scores:
 def _compute(scorer, references, candidates):
     with contextlib.redirect_stdout(io.StringIO()): return scorer.compute_score(references, candidates)
 
-class Missing(RuntimeError): "Why a metric cannot be computed."
+class Missing(RuntimeError):
+    "Why a metric cannot be computed."
 
 # %% ../nbs/21_evaluation.ipynb #798b38b4
 @contextlib.contextmanager
 def meteor_process(wanted:bool=True):
-    "pycocoevalcap's METEOR, or None where it is not wanted or Java does not answer; its process ends with the block."
-    if not wanted or not has_java(): yield None; return
+    "Run pycocoevalcap's METEOR for a block and end its process afterwards; None where unwanted or without Java."
+    if not wanted or not has_java():
+        yield None
+        return
     meteor = Meteor()
     try: yield meteor
     finally:
         process = meteor.meteor_p
-        process.kill(); process.wait()
+        process.kill()
+        process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(BrokenPipeError): pipe.close()
         if meteor.lock.locked(): meteor.lock.release()
 
-def meteor_score(meteor, references, candidates)->float:
-    "METEOR of the corpus."
+def meteor_score(meteor,      # of `meteor_process`
+                 references,  # id -> list of word strings
+                 candidates,  # id -> list of one word string
+                )->float:
+    "Compute METEOR of the corpus."
     if meteor is None: raise Missing('Java does not answer')
     if meteor.meteor_p.poll() is not None or meteor.lock.locked(): raise Missing("METEOR's Java process has ended")
     clean = {i: [w.replace('|||', '') for w in r] for i, r in references.items()} # ||| separates fields there
@@ -103,30 +123,51 @@ def meteor_score(meteor, references, candidates)->float:
     except (OSError, ValueError) as e: raise Missing(f"METEOR's Java process has ended: {e}") from None
 
 # %% ../nbs/21_evaluation.ipynb #da4f8e29
-def spice_score(references, candidates)->float:
-    "SPICE of the corpus, with temporary files outside the installed package."
+def _run_spice(items:list, # dicts with image_id, test, refs
+               folder:Path, # SPICE's own
+              )->list: # what it writes: dicts with scores
+    with tempfile.TemporaryDirectory() as d:
+        source = Path(d)/'in.json'
+        out = Path(d)/'out.json'
+        source.write_text(json.dumps(items))
+        command = ['java', '-jar', '-Xmx8G', spice.SPICE_JAR, str(source), '-cache', f'{d}/cache',
+                   '-out', str(out), '-subset', '-silent']
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ['no message'])[-1]
+            raise Missing(f'its Java program failed (it wants Java 8): {last}')
+        return json.loads(out.read_text())
+
+def spice_score(references, # id -> list of word strings
+                candidates, # id -> list of one word string
+               )->float:
+    "Compute SPICE of the corpus, with temporary files outside the installed package."
     folder = Path(spice.__file__).parent
     if not has_java(): raise Missing('Java does not answer')
     if not list(folder.glob('lib/stanford-corenlp-*-models.jar')):
-        raise Missing('its models are not there; to fetch them: python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models as f; f()"')
-    with tempfile.TemporaryDirectory() as d:
-        out, source = Path(d)/'out.json', Path(d)/'in.json'
-        source.write_text(json.dumps([dict(image_id=i, test=candidates[i][0], refs=references[i]) for i in candidates]))
-        done = subprocess.run(['java', '-jar', '-Xmx8G', spice.SPICE_JAR, str(source), '-cache', f'{d}/cache', '-out', str(out), '-subset', '-silent'], cwd=folder, capture_output=True, text=True)
-        if done.returncode: raise Missing('its Java program failed (it wants Java 8): ' + (done.stderr.strip().splitlines() or ['no message'])[-1])
-        return float(np.mean([item['scores']['All']['f'] for item in json.loads(out.read_text())]))
+        raise Missing('its models are not there; to fetch them: python -c '
+                      '"from pycocoevalcap.spice.get_stanford_models import get_stanford_models as f; f()"')
+    items = [dict(image_id=i, test=candidates[i][0], refs=references[i]) for i in candidates]
+    return float(np.mean([item['scores']['All']['f'] for item in _run_spice(items, folder)]))
 
 # %% ../nbs/21_evaluation.ipynb #4b3a9c00
-def score_words(candidates:dict, references:dict, # id -> lists of word strings
-                metrics=METRICS, meteor=None)->tuple: # corpus scores, CIDEr per image, missing
-    "pycocoevalcap's metrics on words."
+def score_words(candidates:dict,      # id -> list of one word string
+                references:dict,      # id -> list of word strings
+                metrics=METRICS,
+                meteor=None,          # of `meteor_process`; without it METEOR is missing
+               )->tuple:              # corpus scores, CIDEr per image, missing
+    "Compute pycocoevalcap's metrics on words."
     corpus, missing, cider = {}, {}, {}
-    if 'BLEU' in metrics: corpus |= {f'BLEU-{n}': float(v) for n, v in enumerate(_compute(Bleu(4), references, candidates)[0], 1)}
+    if 'BLEU' in metrics:
+        values = _compute(Bleu(4), references, candidates)[0]
+        corpus |= {f'BLEU-{n}': float(v) for n, v in enumerate(values, 1)}
     if 'ROUGE-L' in metrics: corpus['ROUGE-L'] = float(_compute(Rouge(), references, candidates)[0])
-    if 'CIDEr' in metrics and len(references) < 2: missing['CIDEr'] = 'it weighs words by how many images they occur in, and there is one image'
+    if 'CIDEr' in metrics and len(references) < 2:
+        missing['CIDEr'] = 'it weighs words by how many images they occur in, and there is one image'
     elif 'CIDEr' in metrics:
         value, each = _compute(Cider(), references, candidates)
-        corpus['CIDEr'], cider = float(value), dict(zip(references, map(float, each)))
+        corpus['CIDEr'] = float(value)
+        cider = dict(zip(references, map(float, each)))
     for name, compute in (('METEOR', functools.partial(meteor_score, meteor)), ('SPICE', spice_score)):
         if name not in metrics: continue
         try: corpus[name] = compute(references, candidates)
@@ -135,101 +176,150 @@ def score_words(candidates:dict, references:dict, # id -> lists of word strings
 
 # %% ../nbs/21_evaluation.ipynb #cd3cc5b3
 def _choose(tokenizer):
-    if tokenizer == 'ptb' and not has_java(): raise ValueError("tokenizer 'ptb' is a Java program, and Java does not answer: 'python' or 'auto' do without")
-    return ('ptb' if has_java() else 'python') if tokenizer == 'auto' else tokenizer
+    if tokenizer == 'ptb' and not has_java():
+        raise ValueError("tokenizer 'ptb' is a Java program, and Java does not answer: 'python' or 'auto' do without")
+    if tokenizer != 'auto': return tokenizer
+    return 'ptb' if has_java() else 'python'
 
-def _average(rounds, tokenizer): # of (corpus, cider, missing), all on the same images
-    corpus = {k: float(np.mean([c[k] for c, _, _ in rounds])) for k in rounds[0][0] if all(k in c for c, _, _ in rounds)}
-    cider = {i: float(np.mean([c[i] for _, c, _ in rounds])) for i in rounds[0][1]}
-    return Scores(corpus, cider, tokenizer, {k: v for _, _, m in rounds for k, v in m.items()})
+def _tokenized(systems, tokenizer): # every caption and reference -> its words
+    texts = set()
+    for rounds in systems.values():
+        for candidates, references in rounds:
+            for i in candidates: texts.update((candidates[i], *references[i]))
+    texts = sorted(texts)
+    tokenize = ptb_words if tokenizer == 'ptb' else python_words
+    return dict(zip(texts, tokenize(texts)))
 
-def score_rounds(systems:dict, # name -> rounds, each ({id: caption}, {id: references}); a system's score is the mean over its rounds
-                 metrics=METRICS, tokenizer:str='auto')->dict[str, Scores]:
-    "Score several systems: every caption is tokenised once, and METEOR starts once."
+def _average(rounds, tokenizer): # rounds of (corpus, cider, missing), all on the same images
+    corpus = {}
+    for metric in rounds[0][0]:
+        values = [found[metric] for found, _, _ in rounds if metric in found]
+        if len(values) == len(rounds): corpus[metric] = float(np.mean(values))
+    cider = {i: float(np.mean([each[i] for _, each, _ in rounds])) for i in rounds[0][1]}
+    missing = {metric: why for _, _, reasons in rounds for metric, why in reasons.items()}
+    return Scores(corpus, cider, tokenizer, missing)
+
+def score_rounds(systems:dict,        # name -> rounds, each ({id: caption}, {id: references})
+                 metrics=METRICS,
+                 tokenizer:str='auto', # 'ptb', 'python', or 'auto': PTB where Java answers
+                )->dict[str, Scores]: # of each system, the mean over its rounds
+    "Score several systems: every caption is tokenized once, and METEOR starts once."
     tokenizer = _choose(tokenizer)
-    pairs = [(c[i], r[i]) for rounds in systems.values() for c, r in rounds for i in c]
-    texts = sorted({t for c, r in pairs for t in (c, *r)})
-    words = dict(zip(texts, (ptb_words if tokenizer == 'ptb' else python_words)(texts)))
+    words = _tokenized(systems, tokenizer)
     found = {}
     with meteor_process('METEOR' in metrics) as meteor:
         for name, rounds in systems.items():
-            sides = [({i: [words[c[i]]] for i in sorted(c)}, {i: [words[t] for t in r[i]] for i in sorted(c)}) for c, r in rounds]
-            found[name] = _average([score_words(c, r, metrics, meteor) for c, r in sides], tokenizer)
-            found[name].images = len(sides[0][0])
+            results = []
+            for captions, others in rounds:
+                candidates = {i: [words[captions[i]]] for i in sorted(captions)}
+                references = {i: [words[text] for text in others[i]] for i in sorted(captions)}
+                results.append(score_words(candidates, references, metrics, meteor))
+            found[name] = _average(results, tokenizer)
+            found[name].images = len(rounds[0][0])
     return found
 
-def score(candidates:dict,     # image id -> caption
-          references:dict,     # image id -> captions
-          metrics=METRICS, tokenizer:str='auto', # 'ptb', 'python', or PTB where Java answers
+def score(candidates:dict,      # image id -> caption
+          references:dict,      # image id -> captions
+          metrics=METRICS,
+          tokenizer:str='auto', # 'ptb', 'python', or 'auto': PTB where Java answers
          )->Scores:
     "Score captions against all their references."
     if not candidates: raise ValueError('there is no caption to score')
-    if missing := [i for i in candidates if not references.get(i)]: raise ValueError(f'{len(missing)} captions have no reference, the first for image {missing[0]}')
+    if missing := [i for i in candidates if not references.get(i)]:
+        raise ValueError(f'{len(missing)} captions have no reference, the first for image {missing[0]}')
     return score_rounds({'': [(candidates, references)]}, metrics, tokenizer)['']
 
 # %% ../nbs/21_evaluation.ipynb #e92e24a6
-def rounds_of(references:dict, candidates:dict=None)->list: # ({id: caption}, {id: the other captions}) per round; people's own where no candidates are given
+def rounds_of(references:dict,      # image id -> captions
+              candidates:dict=None, # image id -> caption; people's own captions where None
+             )->list:               # ({id: caption}, {id: the other captions}) per round
     "Leave one caption of each image out at a time."
     n = Counter(min(5, len(r)) for r in references.values()).most_common(1)[0][0]
-    if n < 2: raise ValueError('most images have one caption: people can only be scored against other captions of the same image')
+    if n < 2:
+        raise ValueError('most images have one caption: '
+                         'people can only be scored against other captions of the same image')
     kept = {i: r[:n] for i, r in references.items() if len(r) >= n}
-    return [({i: candidates[i] if candidates else r[k] for i, r in kept.items()}, {i: r[:k] + r[k + 1:] for i, r in kept.items()}) for k in range(n)]
+    rounds = []
+    for k in range(n):
+        captions = {i: candidates[i] if candidates else r[k] for i, r in kept.items()}
+        others = {i: r[:k] + r[k + 1:] for i, r in kept.items()}
+        rounds.append((captions, others))
+    return rounds
 
-def people_scores(references:dict, metrics=METRICS, tokenizer:str='auto')->Scores:
-    "What people get: each caption against the others of its image."
+def people_scores(references:dict,      # image id -> captions
+                  metrics=METRICS,
+                  tokenizer:str='auto', # 'ptb', 'python', or 'auto': PTB where Java answers
+                 )->Scores:
+    "Score people: each caption against the others of its image."
     return score_rounds({'': rounds_of(references)}, metrics, tokenizer)['']
 
-def leave_one_out(candidates:dict, references:dict, metrics=METRICS, tokenizer:str='auto')->Scores:
-    "A model's captions against the references that people are scored against."
-    return score_rounds({'': rounds_of({i: references[i] for i in candidates}, candidates)}, metrics, tokenizer)['']
+def leave_one_out(candidates:dict,      # image id -> caption
+                  references:dict,      # image id -> captions
+                  metrics=METRICS,
+                  tokenizer:str='auto', # 'ptb', 'python', or 'auto': PTB where Java answers
+                 )->Scores:
+    "Score a model's captions against the references that people are scored against."
+    rounds = rounds_of({i: references[i] for i in candidates}, candidates)
+    return score_rounds({'': rounds}, metrics, tokenizer)['']
 
 # %% ../nbs/21_evaluation.ipynb #10bdcddc
-def bootstrap(values,          # per image; or the differences of two systems
-              n:int=1000, seed:int=0)->tuple[float, float]: # the 95 % interval of the mean
-    "Percentile bootstrap over images."
-    values, rng = np.asarray(values, float), np.random.default_rng(seed)
+def bootstrap(values,         # one per image, or the differences of two systems
+              n:int=1000,     # resamples
+              seed:int=0,
+             )->tuple[float, float]: # the 95 % interval of the mean
+    "Compute a percentile bootstrap interval over images."
+    values = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
     means = [rng.choice(values, len(values)).mean() for _ in range(n)] # one at a time: COCO has 40,000 images
     return tuple(float(v) for v in np.percentile(means, (2.5, 97.5)))
 
 def paired_difference(a:Scores, b:Scores)->tuple: # mean, (low, high)
-    "CIDEr of `a` minus `b` over the images that both have."
-    d = [a.cider[i] - b.cider[i] for i in a.cider if i in b.cider]
-    return float(np.mean(d)), bootstrap(d)
+    "Compute CIDEr of `a` minus `b` over the images that both have."
+    differences = [a.cider[i] - b.cider[i] for i in a.cider if i in b.cider]
+    return float(np.mean(differences)), bootstrap(differences)
 
 # %% ../nbs/21_evaluation.ipynb #80e6b969
-def generate_captions(model,            # a Captioner
-                      cache,            # FeatureCache
-                      ids:list, decoding:str='greedy', batch_size:int=128, features_of:dict=None, # image id -> id of the image whose features are used
-                      seed:int=0, # of sampled decodings
-                      progress:bool=True)->dict: # image id -> caption
+def generate_captions(model,                 # a Captioner
+                      cache,                 # FeatureCache
+                      ids:list,              # of images
+                      decoding:str='greedy', # greedy, beam or published
+                      batch_size:int=128,
+                      features_of:dict=None, # image id -> id of the image whose features are used; its own where None
+                      seed:int=0,            # of sampled decodings
+                      progress:bool=True,
+                     )->dict:                # image id -> caption
     "Caption images from their features."
-    out = {}
+    features_of = features_of or {}
+    captions = {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in tqdm(range(0, len(ids), batch_size), desc='captions', disable=not progress, delay=2, mininterval=2):
+        starts = range(0, len(ids), batch_size)
+        for start in tqdm(starts, desc='captions', disable=not progress, delay=2, mininterval=2):
             batch = ids[start:start + batch_size]
-            out |= dict(zip(batch, model.caption_features(cache.rows([(features_of or {}).get(i, i) for i in batch]), decoding, batch_size)))
-    return out
+            features = cache.rows([features_of.get(i, i) for i in batch])
+            captions |= dict(zip(batch, model.caption_features(features, decoding, batch_size)))
+    return captions
 
 def derangement(ids:list, seed:int=0)->dict: # id -> another id
-    "Shuffle so that nothing stays in its place."
+    "Shuffle ids so that none stays in its place."
     if len(ids) < 2: raise ValueError('one image alone cannot be exchanged for another')
-    order = sorted(ids); random.Random(seed).shuffle(order)
+    order = sorted(ids)
+    random.Random(seed).shuffle(order)
     return dict(zip(order, order[1:] + order[:1]))
 
 # %% ../nbs/21_evaluation.ipynb #fde48456
 @dataclass
 class EvaluateParameters:
     "Parameters of evaluate.ipynb."
-    run:str=''                 # training run; the newest finished one where empty
+    run:str=''                 # training run (default: the newest finished one)
     model:str=''               # or a checkpoint: folder, hub id, package:NAME
-    data:str=''                # folder in COCO layout; that of the training run where empty
+    data:str=''                # folder in COCO layout (default: that of the training run)
     split:str='val2017'
     karpathy:str=''            # Karpathy's dataset_coco.json; split is then written SPLIT/NAME, as train2017/test
     decoding:str='beam'        # greedy, beam or published; greedy is scored beside the others
     metrics:list=field(default_factory=lambda: list(METRICS))
     tokenizer:str='auto'       # auto, ptb or python
-    limit:int=0                # images
+    limit:int=0                # images at most (default: all)
     batch_size:int=128
     seed:int=0
     name:str=''                # of this run
@@ -239,6 +329,10 @@ class EvaluateParameters:
 
     def __post_init__(self):
         get_decoding(self.decoding)
-        if self.tokenizer not in ('auto', 'ptb', 'python'): raise ValueError(f"tokenizer is auto, ptb or python, not {self.tokenizer!r}")
-        if self.batch_size < 1 or self.limit < 0: raise ValueError('batch_size is 1 or more, limit 0 (all) or more')
-        if unknown := [m for m in self.metrics if m not in (*METRICS, 'SPICE')]: raise ValueError(f'there is no metric {unknown[0]!r}: {", ".join((*METRICS, "SPICE"))}')
+        if self.tokenizer not in ('auto', 'ptb', 'python'):
+            raise ValueError(f"tokenizer is auto, ptb or python, not {self.tokenizer!r}")
+        if self.batch_size < 1 or self.limit < 0:
+            raise ValueError('batch_size is 1 or more, limit 0 (all) or more')
+        known = (*METRICS, 'SPICE')
+        if unknown := [m for m in self.metrics if m not in known]:
+            raise ValueError(f'there is no metric {unknown[0]!r}: {", ".join(known)}')

@@ -20,64 +20,122 @@ from .features import open_rgb
 from .grounding import seen_box
 
 # %% ../nbs/31a_explain.ipynb #1af2365e
-def full_map(values:np.ndarray, size:tuple, processor)->np.ndarray: # (P,) -> (H,W), NaN where the tower saw nothing
-    "A map at the picture's own resolution."
-    g = int(len(values)**.5); left, top, right, bottom = (round(v) for v in seen_box(size, processor))
-    inside = Image.fromarray(values.reshape(g, g).astype(np.float32)).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
-    out = np.full((size[1], size[0]), np.nan, np.float32); out[top:bottom, left:right] = np.maximum(np.asarray(inside), 0)
+def full_map(values:np.ndarray, # (P,)
+             size:tuple,        # (width, height) of the picture
+             processor,         # image processor of transformers
+            )->np.ndarray:      # (H,W), NaN where the tower saw nothing
+    "Return a map at the picture's own resolution."
+    grid = int(len(values)**.5)
+    left, top, right, bottom = (round(v) for v in seen_box(size, processor))
+    patches = Image.fromarray(values.reshape(grid, grid).astype(np.float32))
+    inside = patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    out = np.full((size[1], size[0]), np.nan, np.float32)
+    out[top:bottom, left:right] = np.maximum(np.asarray(inside), 0) # bicubic interpolation overshoots
     return out
 
-def overlay(ax, image, values:np.ndarray, processor, title:str='')->None:
+def overlay(ax,                # of matplotlib
+            image,             # path, PIL image or array
+            values:np.ndarray, # (P,)
+            processor,         # image processor of transformers
+            title:str='',
+           )->None:
     "Draw a map over its picture."
-    image = open_rgb(image); shown = full_map(values, image.size, processor); top = np.nanmax(shown)
-    ax.imshow(image.convert('L'), cmap='gray', vmin=-100, vmax=355); ax.imshow(shown/max(top, 1e-12), cmap='magma', alpha=.6, vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9); ax.axis('off')
+    image = open_rgb(image)
+    shown = full_map(values, image.size, processor)
+    highest = np.nanmax(shown)
+    ax.imshow(image.convert('L'), cmap='gray', vmin=-100, vmax=355)
+    ax.imshow(shown/max(highest, 1e-12), cmap='magma', alpha=.6, vmin=0, vmax=1)
+    ax.set_title(title, fontsize=9)
+    ax.axis('off')
 
 # %% ../nbs/31a_explain.ipynb #895b5840
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>
-:root{{color-scheme:light dark}} body{{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}} figure{{position:relative;margin:1rem 0}}
-img{{width:100%;display:block}} img.map{{position:absolute;inset:0;opacity:0;transition:opacity .15s}} img.map.on{{opacity:1}}
-button{{font:inherit;padding:.1em .35em;margin:.1em;border:0;border-radius:.3em;background:rgb(213 94 0/var(--v));color:inherit;cursor:pointer}} button.on{{outline:2px solid}}
-</style></head><body><h1>{title}</h1><p>{words}</p><figure><img src="{image}" alt="{caption}">{maps}</figure>
-<p><small>{note}</small></p><script>
-const show=k=>document.querySelectorAll('[data-k]').forEach(e=>e.classList.toggle('on',e.dataset.k===k));
-document.querySelectorAll('button').forEach(b=>{{for(const e of['mouseenter','focus','click'])b.addEventListener(e,()=>show(b.dataset.k))}});
-</script></body></html>"""
+_PAGE = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width"><title>{title}</title><style>\n'
+    ':root{{color-scheme:light dark}} '
+    'body{{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}} '
+    'figure{{position:relative;margin:1rem 0}}\n'
+    'img{{width:100%;display:block}} '
+    'img.map{{position:absolute;inset:0;opacity:0;transition:opacity .15s}} '
+    'img.map.on{{opacity:1}}\n'
+    'button{{font:inherit;padding:.1em .35em;margin:.1em;border:0;border-radius:.3em;'
+    'background:rgb(213 94 0/var(--v));color:inherit;cursor:pointer}} '
+    'button.on{{outline:2px solid}}\n'
+    '</style></head><body><h1>{title}</h1><p>{words}</p>'
+    '<figure><img src="{image}" alt="{caption}">{maps}</figure>\n'
+    '<p><small>{note}</small></p><script>\n'
+    "const show=k=>document.querySelectorAll('[data-k]').forEach(e=>e.classList.toggle('on',e.dataset.k===k));\n"
+    "document.querySelectorAll('button').forEach(b=>{{"
+    "for(const e of['mouseenter','focus','click'])b.addEventListener(e,()=>show(b.dataset.k))}});\n"
+    '</script></body></html>')
 
 def _data_uri(image:Image.Image)->str:
-    buffer = io.BytesIO(); image.save(buffer, 'WEBP', quality=85)
+    buffer = io.BytesIO()
+    image.save(buffer, 'WEBP', quality=85)
     return 'data:image/webp;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
-def _tinted(values:np.ndarray, size:tuple, processor)->Image.Image: # what a word does not look at goes dark
-    shown = np.nan_to_num(full_map(values, size, processor)); alpha = 1 - shown/max(shown.max(), 1e-12)
-    return Image.fromarray(np.concatenate((np.zeros((*alpha.shape, 3)), 215*alpha[..., None]), -1).astype(np.uint8), 'RGBA')
+def _tinted(values:np.ndarray, size:tuple, processor)->Image.Image:
+    "Return a black layer for the picture, dark where a word does not look."
+    shown = np.nan_to_num(full_map(values, size, processor))
+    alpha = 1 - shown/max(shown.max(), 1e-12)
+    black = np.zeros((*alpha.shape, 3))
+    return Image.fromarray(np.concatenate((black, 215*alpha[..., None]), -1).astype(np.uint8), 'RGBA')
 
-def explain_html(image, found:WordMaps, processor, method:str='relevance', title:str='Where each word comes from')->str:
-    "A page of its own: picture, words, and a map for each."
-    picture = open_rgb(image); picture.thumbnail((900, 900)); strength = np.clip(found.visual, 0, None); strength = strength/max(strength.max(initial=0), 1e-9)
-    buttons = ''.join(f'<button data-k="{k}" style="--v:{s:.2f}">{html.escape(w.text)}</button> ' for k, (w, s) in enumerate(zip(found.words, strength)))
-    layers = ''.join(f'<img class="map" data-k="{k}" alt="" src="{_data_uri(_tinted(m, picture.size, processor))}">' for k, m in enumerate(found.maps[method]))
-    return _PAGE.format(title=html.escape(title), words=buttons, image=_data_uri(picture), maps=layers, caption=html.escape(found.caption),
-                        note=f'Move over a word: what stays bright is where it comes from ({method}). The more coloured a word, the more it needs the image.')
+def explain_html(image,                  # path, PIL image or array
+                 found:WordMaps,
+                 processor,              # image processor of transformers
+                 method:str='relevance', # one of those in `found.maps`
+                 title:str='Where each word comes from',
+                )->str:
+    "Return a self-contained HTML page: picture, words, and a map for each."
+    picture = open_rgb(image)
+    picture.thumbnail((900, 900))
+    strength = np.clip(found.visual, 0, None)
+    strength = strength/max(strength.max(initial=0), 1e-9)
+    buttons = []
+    for k, (word, s) in enumerate(zip(found.words, strength)):
+        buttons.append(f'<button data-k="{k}" style="--v:{s:.2f}">{html.escape(word.text)}</button> ')
+    layers = []
+    for k, values in enumerate(found.maps[method]):
+        layer = _data_uri(_tinted(values, picture.size, processor))
+        layers.append(f'<img class="map" data-k="{k}" alt="" src="{layer}">')
+    note = (f'Move over a word: what stays bright is where it comes from ({method}). '
+            'The more coloured a word, the more it needs the image.')
+    return _PAGE.format(title=html.escape(title), words=''.join(buttons), image=_data_uri(picture),
+                        maps=''.join(layers), caption=html.escape(found.caption), note=note)
 
-def explain_figure(image, found:WordMaps, processor, method:str='relevance', most:int=6 # words shown, the most visual ones
+# %% ../nbs/31a_explain.ipynb #356e8dab
+def explain_figure(image,                  # path, PIL image or array
+                   found:WordMaps,
+                   processor,              # image processor of transformers
+                   method:str='relevance', # one of those in `found.maps`
+                   most:int=6,             # words shown, the most visual ones
                   ):
-    "A matplotlib figure: the picture, and the words that need it most, in the order of the caption."
+    "Return a matplotlib figure: the picture, and the words that need it most, in the order of the caption."
     import matplotlib.pyplot as plt # only drawn where asked for
-    chosen = sorted(np.argsort(-found.visual)[:most]); picture = open_rgb(image)
-    fig, axes = plt.subplots(1, 1 + len(chosen), figsize=(1.6*(1 + len(chosen)), 2.2), layout='constrained', squeeze=False)
-    axes[0, 0].imshow(picture); axes[0, 0].axis('off')
-    for ax, k in zip(axes[0, 1:], chosen): overlay(ax, picture, found.maps[method][k], processor, found.words[k].text.strip('.,;'))
+    chosen = sorted(np.argsort(-found.visual)[:most])
+    columns = 1 + len(chosen)
+    picture = open_rgb(image)
+    fig, axes = plt.subplots(1, columns, figsize=(1.6*columns, 2.2), layout='constrained', squeeze=False)
+    axes[0, 0].imshow(picture)
+    axes[0, 0].axis('off')
+    for ax, k in zip(axes[0, 1:], chosen):
+        overlay(ax, picture, found.maps[method][k], processor, found.words[k].text.strip('.,;'))
     fig.suptitle(found.caption, fontsize=10)
     return fig
 
-def write_explanation(model:Captioner, image, # path, PIL image or array
+def write_explanation(model:Captioner,
+                      image,                  # path, PIL image or array
                       out:Path,               # .png or .html
                       caption:str='',         # the model's own (greedy) where empty
-                      method:str='relevance')->str: # the caption
-    "Explain an image in a file."
-    found = explain(model, [image], [caption] if caption else None, (method,))[0]
+                      method:str='relevance', # of attribution, see `explain`
+                     )->str:                  # the caption
+    "Write an explanation of an image to a file."
+    captions = [caption] if caption else None
+    found = explain(model, [image], captions, (method,))[0]
     if not found.words: raise ValueError('the caption is empty: there is nothing to explain')
-    if Path(out).suffix == '.html': Path(out).write_text(explain_html(image, found, model.image_processor, method), encoding='utf8')
+    if Path(out).suffix == '.html':
+        page = explain_html(image, found, model.image_processor, method)
+        Path(out).write_text(page, encoding='utf8')
     else: explain_figure(image, found, model.image_processor, method).savefig(out, dpi=150)
     return found.caption

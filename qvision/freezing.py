@@ -19,28 +19,40 @@ from .config import get_preset, resolve_backbone
 from .fusion import blocks_of
 
 # %% ../nbs/13_freezing.ipynb #eda4a910
+_INPUT_LAYERS = ('project_in', 'word_embeddings_layernorm') # OPT's projection, BLOOM's normalisation
+
 def input_layers(model:Captioner)->list[nn.Module]:
-    "What stands between the decoder's token embedding and its first block: learned position embeddings, OPT's projection, BLOOM's normalisation."
+    """Return what stands between the decoder's token embedding and its first block: learned position embeddings, OPT's
+    projection, BLOOM's normalisation."""
     tokens = model.get_input_embeddings()
-    return [m for name, m in model.decoder.base_model.named_modules() if m is not tokens and (isinstance(m, nn.Embedding) or name.rpartition('.')[2] in ('project_in', 'word_embeddings_layernorm'))]
+    found = []
+    for name, module in model.decoder.base_model.named_modules():
+        if module is tokens: continue
+        if isinstance(module, nn.Embedding) or name.rpartition('.')[2] in _INPUT_LAYERS: found.append(module)
+    return found
 
 def apply_phase(model:Captioner,
-                ratio:float, # share of the decoder's blocks to freeze, from below
-               )->Captioner:
-    "Set `requires_grad` as a phase wants it; returns the model."
+                ratio:float, # share of the decoder's blocks to freeze, from below: 0 to 1
+               )->Captioner: # the same model
+    "Set `requires_grad` as a phase wants it."
     if not 0 <= ratio <= 1: raise ValueError(f'ratio is a share between 0 and 1, not {ratio}')
     model.requires_grad_(True)
     model.encoder.model.requires_grad_(False)
     model.encoder.projection.requires_grad_(model.config.train_projection)
     blocks = blocks_of(model.decoder.base_model)
-    for part in (*input_layers(model), *blocks[:int(ratio*len(blocks))]): part.requires_grad_(False)
+    frozen = [*input_layers(model), *blocks[:int(ratio*len(blocks))]]
     if model.config.freeze_embedding: # tied to the output layer, which then stays as well
-        for part in (model.get_input_embeddings(), model.get_output_embeddings()): part.requires_grad_(False)
+        frozen += [model.get_input_embeddings(), model.get_output_embeddings()]
+    for part in frozen: part.requires_grad_(False)
     return model.train(model.training)
 
-def keep_training(model:Captioner, parts)->Captioner: # names of modules, such as 'bridge' or 'encoder.projection'
+def keep_training(model:Captioner,
+                  parts        # names of modules, such as 'bridge' or 'encoder.projection'
+                 )->Captioner: # the same model
     "Freeze all but these parts; what was frozen stays frozen."
-    if unknown := [p for p in parts if p not in dict(model.named_modules())]: raise ValueError(f'the model has no part {unknown[0]!r}: bridge, fusion, decoder, encoder.projection …')
+    unknown = [part for part in parts if part not in dict(model.named_modules())]
+    if unknown:
+        raise ValueError(f'the model has no part {unknown[0]!r}: bridge, fusion, decoder, encoder.projection …')
     for name, p in model.named_parameters():
         if not any(name.startswith(f'{part}.') for part in parts): p.requires_grad_(False)
     return model.train(model.training)
@@ -48,64 +60,104 @@ def keep_training(model:Captioner, parts)->Captioner: # names of modules, such a
 # %% ../nbs/13_freezing.ipynb #92f8fe3e
 @dataclass
 class Row:
-    "One component: parameters in all and those that train."
+    "Parameters of one component, in all and those that train."
     component:str
     total:int
     trainable:int
-    @property
-    def share(self): return self.trainable/self.total if self.total else 0.
 
-def _count(*modules):
-    found = {p for m in modules for p in m.parameters()} # tied ones once
+    @property
+    def share(self)->float:
+        "Return the trainable share, 0 to 1."
+        return self.trainable/self.total if self.total else 0.
+
+def _count(*modules)->tuple: # parameters in all, and those that train
+    "Count the parameters of modules, tied ones once."
+    found = {p for module in modules for p in module.parameters()}
     return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
 
 def parameter_table(model:Captioner)->list[Row]:
-    "Parameters of encoder (with projection), decoder, and bridge (with fusion), and in all; tied ones once."
+    "Count the parameters of encoder (with projection), decoder, and bridge (with fusion), and in all; tied ones once."
     bridge = 'Q-Former' if model.config.bridge == 'qformer' else f'{model.config.bridge} bridge'
-    parts = dict(Encoder=(model.encoder,), Decoder=(model.decoder,)) | {bridge: (model.bridge, model.fusion)}
-    return [Row(name, *_count(*modules)) for name, modules in (parts | dict(Total=(model,))).items()]
+    parts = {'Encoder': (model.encoder,), 'Decoder': (model.decoder,), bridge: (model.bridge, model.fusion),
+             'Total': (model,)}
+    return [Row(name, *_count(*modules)) for name, modules in parts.items()]
 
 # %% ../nbs/13_freezing.ipynb #d7be1137
-def _cells(rows:list[tuple], style:str)->str: # header first
-    if style == 'markdown': return '\n'.join(['| ' + ' | '.join(rows[0]) + ' |', '|---|' + '--:|'*(len(rows[0]) - 1)] + ['| ' + ' | '.join(r) + ' |' for r in rows[1:]])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(f'{r[0]:<{widths[0]}}  ' + '  '.join(f'{v:>{w}}' for v, w in zip(r[1:], widths[1:])) for r in rows)
+def _markdown(rows:list[tuple])->str: # header first
+    lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+    rule = '|---|' + '--:|'*(len(rows[0]) - 1)
+    return '\n'.join([lines[0], rule, *lines[1:]])
 
-def render_table(rows:list[Row], style:str='text' # 'text', 'markdown' or 'json'
+def _columns(rows:list[tuple])->str: # header first
+    first, *others = [max(map(len, column)) for column in zip(*rows)] # widths
+    lines = []
+    for name, *values in rows:
+        lines.append(f'{name:<{first}}  ' + '  '.join(f'{v:>{width}}' for v, width in zip(values, others)))
+    return '\n'.join(lines)
+
+def _cells(rows:list[tuple], style:str)->str: # header first
+    return _markdown(rows) if style == 'markdown' else _columns(rows)
+
+def render_table(rows:list[Row],
+                 style:str='text' # 'text', 'markdown' or 'json'
                 )->str:
-    "The table as people or programs read it."
-    if style == 'json': return json.dumps([asdict(r) | dict(share=round(r.share, 4)) for r in rows], indent=1)
+    "Render the table as people or programs read it."
+    if style == 'json': return json.dumps([asdict(row) | dict(share=round(row.share, 4)) for row in rows], indent=1)
     if style not in ('text', 'markdown'): raise ValueError(f'style is text, markdown or json, not {style!r}')
-    return _cells([('component', 'total', 'trainable', 'share')] + [(r.component, f'{r.total:,}', f'{r.trainable:,}', f'{r.share:.2%}') for r in rows], style)
+    cells = [('component', 'total', 'trainable', 'share')]
+    for row in rows: cells.append((row.component, f'{row.total:,}', f'{row.trainable:,}', f'{row.share:.2%}'))
+    return _cells(cells, style)
 
 # %% ../nbs/13_freezing.ipynb #7bdb5fc4
-def _gpt_neo_350m(): # as published: GPT-2's vocabulary and two markers
-    return GPTNeoConfig(vocab_size=50_259, hidden_size=1024, num_layers=24, attention_types=[[['global', 'local'], 12]], num_heads=16, max_position_embeddings=2048)
+def _gpt_neo_350m()->GPTNeoConfig:
+    "Return the published decoder's configuration: GPT-2's vocabulary and two markers."
+    return GPTNeoConfig(vocab_size=50_259, hidden_size=1024, num_layers=24, attention_types=[[['global', 'local'], 12]],
+                        num_heads=16, max_position_embeddings=2048)
 
 def build_meta(preset='reference' # a name or a Preset
               )->Captioner:
-    "A preset's captioner on the meta device, from configurations alone; the published backbones' are built in."
+    "Build a preset's captioner on the meta device, from configurations alone; the published backbones' are built in."
     preset = get_preset(preset) if isinstance(preset, str) else preset
-    known = {get_preset('reference').encoder: CLIPConfig, get_preset('reference').decoder: _gpt_neo_350m}
-    configs = [known[n]() if n in known else AutoConfig.from_pretrained(resolve_backbone(n)) for n in (preset.encoder, preset.decoder)]
+    published = get_preset('reference')
+    built_in = {published.encoder: CLIPConfig, published.decoder: _gpt_neo_350m}
+    configs = []
+    for name in (preset.encoder, preset.decoder):
+        if name in built_in: configs.append(built_in[name]())
+        else: configs.append(AutoConfig.from_pretrained(resolve_backbone(name)))
     with torch.device('meta'): return Captioner(captioner_config(preset, *configs))
 
 # %% ../nbs/13_freezing.ipynb #80793b37
-CHANGES = dict(keep_text_tower="the vision tower alone: CLIP's text tower was carried and never used", unused_query_proj="no query projection: it was never used",
-               train_projection='the projection to the decoder trains: it stayed at its random start', freeze_embedding='the token embedding is frozen: no backward pass below the first trained block')
+CHANGES = dict(
+    keep_text_tower="the vision tower alone: CLIP's text tower was carried and never used",
+    unused_query_proj='no query projection: it was never used',
+    train_projection='the projection to the decoder trains: it stayed at its random start',
+    freeze_embedding='the token embedding is frozen: no backward pass below the first trained block')
 
-def changes_of_base(ratio:float=.4)->list[tuple]: # (what, parameters, trained parameters), differences to the reference
-    "What each of base's changes does to the reference, alone and all together."
+def _count_in_all(preset, ratio:float)->tuple: # parameters, trained parameters
+    total = parameter_table(apply_phase(build_meta(preset), ratio))[-1]
+    return total.total, total.trainable
+
+def changes_of_base(ratio:float=.4       # frozen share of the decoder's blocks
+                   )->list[tuple]:       # (what, parameters, trained parameters), differences to the reference
+    "Count how each of base's changes alters the reference, alone and all together."
     reference, base = get_preset('reference'), get_preset('base')
-    def count(preset): row = parameter_table(apply_phase(build_meta(preset), ratio))[-1]; return row.total, row.trainable
-    total, trained = count(reference)
-    plans = {text: replace(reference, **{k: getattr(base, k)}) for k, text in CHANGES.items()} | {'all of them: base': base}
-    return [(text, a - total, b - trained) for text, (a, b) in ((text, count(plan)) for text, plan in plans.items())]
+    plans = {text: replace(reference, **{field: getattr(base, field)}) for field, text in CHANGES.items()}
+    plans['all of them: base'] = base
+    total, trained = _count_in_all(reference, ratio)
+    changes = []
+    for text, plan in plans.items():
+        a, b = _count_in_all(plan, ratio)
+        changes.append((text, a - total, b - trained))
+    return changes
 
-def render_comparison(ratio:float=.4, style:str='text' # 'text' or 'markdown'
+def render_comparison(ratio:float=.4,  # frozen share of the decoder's blocks
+                      style:str='text' # 'text' or 'markdown'
                      )->str:
-    "The reference's table beside base's, and what each change does."
-    one, two = (parameter_table(apply_phase(build_meta(p), ratio)) for p in ('reference', 'base'))
-    parts = [('component', 'reference', 'base', 'reference, trained', 'base, trained'), *((a.component, *(f'{n:,}' for n in (a.total, b.total, a.trainable, b.trainable))) for a, b in zip(one, two))]
-    changes = [('change', 'parameters', 'trained'), *((text, f'{a:+,}', f'{b:+,}') for text, a, b in changes_of_base(ratio))]
+    "Render the reference's table beside base's, and the effect of each change."
+    one, two = (parameter_table(apply_phase(build_meta(preset), ratio)) for preset in ('reference', 'base'))
+    parts = [('component', 'reference', 'base', 'reference, trained', 'base, trained')]
+    for a, b in zip(one, two):
+        parts.append((a.component, f'{a.total:,}', f'{b.total:,}', f'{a.trainable:,}', f'{b.trainable:,}'))
+    changes = [('change', 'parameters', 'trained')]
+    for text, total, trained in changes_of_base(ratio): changes.append((text, f'{total:+,}', f'{trained:+,}'))
     return '\n\n'.join(_cells(rows, style) for rows in (parts, changes))

@@ -20,107 +20,165 @@ class Late(LateFusion):
              input_ids:Tensor,             # (B,T)
              attention_mask:Tensor,        # (B,T so far) or None
              keys_values:Tensor,           # of the visual tokens
-             past_key_values=None, use_cache:bool=False, need_weights:bool=False,
+             past_key_values=None,         # the decoder's cache of earlier words, or None
+             use_cache:bool=False,         # fill and return such a cache
+             need_weights:bool=False,      # return the attention to the visual tokens too
             )->tuple:                      # states (B,T,D), past_key_values, weights (B,heads,T,1+Q) or None
         "Read the text, then look at the image."
-        text = decoder(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache)
+        text = decoder(input_ids=input_ids, attention_mask=attention_mask,
+                       past_key_values=past_key_values, use_cache=use_cache)
         states, weights = self(text.last_hidden_state, keys_values, need_weights)
         return states, text.past_key_values, weights
 
 # %% ../nbs/11a_fusion.ipynb #34fc2db9
 class Prefix(nn.Module):
     "Visual tokens in front of the words."
-    def __init__(self, width:int, heads:int=8, dropout:float=.1): # heads and dropout are the decoder's own
+    def __init__(self, width:int,   # D
+                 heads:int=8,       # not used: the decoder's own attention reads the tokens
+                 dropout:float=.1): # not used
         super().__init__()
-        self.norm, self.project = nn.LayerNorm(width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, width)
 
-    def keys_values(self, visual_tokens:Tensor)->Tensor: # (B,1+Q,D) like embeddings of words
-        "What stands in front."
+    def keys_values(self, visual_tokens:Tensor, # (B,1+Q,D)
+                   )->Tensor:                   # (B,1+Q,D) like embeddings of words
+        "Prepare what stands in front of the words."
         return self.project(self.norm(visual_tokens))
 
-    def read(self, decoder, input_ids, attention_mask, keys_values, past_key_values=None, use_cache=False, need_weights=False)->tuple:
+    def read(self, decoder, input_ids, attention_mask, keys_values, past_key_values=None, use_cache=False,
+             need_weights=False)->tuple: # as `Late.read`
         "Read image and text as one sequence; the weights are the mean over the decoder's blocks."
-        (B, n), T = keys_values.shape[:2], input_ids.shape[1]
+        B, n = keys_values.shape[:2]
+        T = input_ids.shape[1]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        room, total = getattr(decoder.config, 'max_position_embeddings', None), max(past, n) + T
-        if room and total > room: raise ValueError(f'{n} visual tokens and {total - n} words do not fit in the {room} positions of {type(decoder).__name__}')
+        total = max(past, n) + T
+        self._check_room(decoder, n, total)
+        # 1. the embeddings: at the first step the image, then the words
         words = decoder.get_input_embeddings()(input_ids)
         embeds = words if past else torch.cat((keys_values.to(words.dtype), words), 1)
-        mask = attention_mask if attention_mask is not None else torch.ones(B, total - n, dtype=torch.long, device=input_ids.device)
-        out = decoder(inputs_embeds=embeds, attention_mask=torch.cat((mask.new_ones(B, n), mask), 1), past_key_values=past_key_values, use_cache=use_cache,
-                      **(dict(output_attentions=True) if need_weights else {}))
-        return out.last_hidden_state[:, -T:], out.past_key_values, self._weights(out, T, n) if need_weights else None
+        # 2. the mask: all of the image is seen
+        mask = attention_mask
+        if mask is None: mask = torch.ones(B, total - n, dtype=torch.long, device=input_ids.device)
+        mask = torch.cat((mask.new_ones(B, n), mask), 1)
+        # 3. the decoder
+        extra = dict(output_attentions=True) if need_weights else {}
+        out = decoder(inputs_embeds=embeds, attention_mask=mask, past_key_values=past_key_values, use_cache=use_cache,
+                      **extra)
+        weights = self._weights(out, T, n) if need_weights else None
+        return out.last_hidden_state[:, -T:], out.past_key_values, weights
+
+    def _check_room(self, decoder, n, total):
+        room = getattr(decoder.config, 'max_position_embeddings', None)
+        if room and total > room:
+            raise ValueError(f'{n} visual tokens and {total - n} words do not fit in the {room} positions '
+                             f'of {type(decoder).__name__}')
 
     def _weights(self, out, T, n):
-        if not out.attentions or out.attentions[0] is None: raise ValueError("the decoder keeps its attention to itself: load it with attn_implementation='eager'")
+        if not out.attentions or out.attentions[0] is None:
+            raise ValueError('the decoder does not return its attention weights: '
+                             "load it with attn_implementation='eager'")
         return torch.stack([a[..., -T:, :n] for a in out.attentions]).mean(0)
 
 # %% ../nbs/11a_fusion.ipynb #2ca2629f
 class GatedAttention(nn.Module):
-    "A look at the image whose result passes a gate, then a feed-forward that does too."
-    def __init__(self, width:int, heads:int=8, dropout:float=.1):
+    "Attention to the image whose result passes a gate, then a feed-forward that does too."
+    def __init__(self, width:int,   # D
+                 heads:int=8,
+                 dropout:float=.1):
         super().__init__()
-        self.attention, self.ffn = Attention(width, heads, dropout), feed_forward(width, dropout)
-        self.norm, self.ffn_norm, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), Dropout(dropout)
-        self.gate, self.ffn_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.attention = Attention(width, heads, dropout)
+        self.ffn = feed_forward(width, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.drop = Dropout(dropout)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.ffn_gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x:Tensor,          # (B,T,D)
                 keys_values:Tensor,      # (B,2,heads,1+Q,D/heads)
-                need_weights:bool=False,
+                need_weights:bool=False, # return the attention weights too
                )->tuple:                 # (B,T,D), weights (B,heads,T,1+Q) or None
         "Add what the gates let through."
         out, weights = self.attention(self.norm(x), keys_values, need_weights)
         x = x + self.gate.tanh()*self.drop(out)
         return x + self.ffn_gate.tanh()*self.ffn(self.ffn_norm(x)), weights
 
+# %% ../nbs/11a_fusion.ipynb #3c590406
 def blocks_of(decoder:nn.Module)->nn.ModuleList: # lowest first
-    "The blocks of a language model: its longest list of modules."
+    "Return the blocks of a language model: its longest list of modules."
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList)]
     if not lists: raise ValueError(f'{type(decoder).__name__} has no list of blocks')
     return max(lists, key=len)
 
+def _changing_input(change):
+    "Return a hook that passes a block's hidden states through `change` before the block sees them."
+    def hook(block, args): return change(args[0]), *args[1:]
+    return hook
+
 @contextmanager
-def before(blocks, changes # functions of the hidden states (B,T,D), one a block
+def before(blocks, # of a decoder
+           changes # functions of the hidden states (B,T,D), one per block
           ):
-    "Within the context, each block's input passes through its function first."
-    handles = [block.register_forward_pre_hook(lambda module, args, f=f: (f(args[0]), *args[1:])) for block, f in zip(blocks, changes)]
+    "Pass each block's input through its function first, within the context."
+    handles = [block.register_forward_pre_hook(_changing_input(change)) for block, change in zip(blocks, changes)]
     try: yield
     finally:
         for handle in handles: handle.remove()
 
 # %% ../nbs/11a_fusion.ipynb #e8792c70
 class Interleaved(nn.Module):
-    "Gated looks at the image before the upper blocks."
-    def __init__(self, width:int, heads:int=8, dropout:float=.1, layers:int=2): # layers: how many of the upper blocks
+    "Gated attention to the image before the upper blocks."
+    def __init__(self, width:int,  # D
+                 heads:int=8,
+                 dropout:float=.1,
+                 layers:int=2):    # how many of the upper blocks
         super().__init__()
         self.layers = nn.ModuleList(GatedAttention(width, heads, dropout) for _ in range(layers))
 
-    def keys_values(self, visual_tokens:Tensor)->Tensor: # (B,layers,2,heads,1+Q,D/heads)
-        "What each layer attends to; computed once per caption."
+    def keys_values(self, visual_tokens:Tensor, # (B,1+Q,D)
+                   )->Tensor:                   # (B,layers,2,heads,1+Q,D/heads)
+        "Project what each layer attends to; computed once per caption."
         return torch.stack([layer.attention.keys_values(visual_tokens) for layer in self.layers], 1)
 
-    def read(self, decoder, input_ids, attention_mask, keys_values, past_key_values=None, use_cache=False, need_weights=False)->tuple:
+    def read(self, decoder, input_ids, attention_mask, keys_values, past_key_values=None, use_cache=False,
+             need_weights=False)->tuple: # as `Late.read`
         "Read the text with looks at the image in between; the weights are the mean over the layers."
-        blocks, seen = blocks_of(decoder), []
-        width, inside = self.layers[0].norm.normalized_shape[0], decoder.config.hidden_size
-        if width != inside: raise ValueError(f'the blocks of {type(decoder).__name__} have width {inside}, the visual tokens {width}: interleaved fusion wants them equal')
-        if len(self.layers) > len(blocks): raise ValueError(f'{len(self.layers)} gated layers, but the decoder has only {len(blocks)} blocks')
+        blocks = blocks_of(decoder)
+        self._check_fit(decoder, blocks)
+        seen = []
         def look(layer, kv):
             def change(x):
-                x, weights = layer(x, kv, need_weights); seen.append(weights)
+                x, weights = layer(x, kv, need_weights)
+                seen.append(weights)
                 return x
             return change
-        with before(blocks[-len(self.layers):], [look(layer, kv) for layer, kv in zip(self.layers, keys_values.unbind(1))]):
-            out = decoder(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache)
-        return out.last_hidden_state, out.past_key_values, torch.stack(seen).mean(0) if need_weights else None
+        looks = [look(layer, kv) for layer, kv in zip(self.layers, keys_values.unbind(1))]
+        with before(blocks[-len(self.layers):], looks):
+            out = decoder(input_ids=input_ids, attention_mask=attention_mask,
+                          past_key_values=past_key_values, use_cache=use_cache)
+        weights = torch.stack(seen).mean(0) if need_weights else None
+        return out.last_hidden_state, out.past_key_values, weights
+
+    def _check_fit(self, decoder, blocks):
+        name = type(decoder).__name__
+        width = self.layers[0].norm.normalized_shape[0]
+        inside = decoder.config.hidden_size
+        if width != inside:
+            raise ValueError(f'the blocks of {name} have width {inside}, the visual tokens {width}: '
+                             'interleaved fusion wants them equal')
+        if len(self.layers) > len(blocks):
+            raise ValueError(f'{len(self.layers)} gated layers, but the decoder has only {len(blocks)} blocks')
 
 # %% ../nbs/11a_fusion.ipynb #9087844a
 FUSIONS = dict(late=Late, prefix=Prefix, interleaved=Interleaved)
 
-def make_fusion(name:str, # 'late', 'prefix' or 'interleaved'
-                width:int, heads:int=8, dropout:float=.1,
-                depth:int=4, # blocks of the decoder; interleaved looks before each of the upper half
+def make_fusion(name:str,         # 'late', 'prefix' or 'interleaved'
+                width:int,        # D
+                heads:int=8,      # of the added attention
+                dropout:float=.1, # of the added parts, in training
+                depth:int=4,      # blocks of the decoder; interleaved looks before each of the upper half
                )->nn.Module:
-    "The fusion of a configuration."
+    "Return the fusion of a configuration."
     if name not in FUSIONS: raise ValueError(f'fusion is one of {", ".join(FUSIONS)}, not {name!r}')
-    return FUSIONS[name](width, heads, dropout, **(dict(layers=max(1, depth//2)) if name == 'interleaved' else {}))
+    if name == 'interleaved': return Interleaved(width, heads, dropout, layers=max(1, depth//2))
+    return FUSIONS[name](width, heads, dropout)

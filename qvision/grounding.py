@@ -14,46 +14,71 @@ from .evaluation import bootstrap
 
 # %% ../nbs/21a_grounding.ipynb #4c841f1e
 def seen_box(size:tuple, # (width, height) of the picture
-             processor   # image processor of transformers
-            )->tuple: # (left, top, right, bottom) in its pixels
-    "The part of a picture that the preprocessing keeps."
-    w, h = size; short = min(w, h)
-    resized, crop = dict(getattr(processor, 'size', None) or {}), getattr(processor, 'crop_size', None)
-    if 'shortest_edge' not in resized or not getattr(processor, 'do_center_crop', True): return 0, 0, w, h # resized as a whole
-    side = short*min(1., dict(crop).get('height', resized['shortest_edge'])/resized['shortest_edge']) if crop else short
-    return (w - side)/2, (h - side)/2, (w + side)/2, (h + side)/2
+             processor,  # image processor of transformers
+            )->tuple:    # (left, top, right, bottom) in its pixels
+    "Return the part of a picture that the preprocessing keeps."
+    width, height = size
+    resized = dict(getattr(processor, 'size', None) or {})
+    crop = getattr(processor, 'crop_size', None)
+    as_a_whole = 'shortest_edge' not in resized or not getattr(processor, 'do_center_crop', True)
+    if as_a_whole: return 0, 0, width, height
+    side = min(width, height)
+    if crop:
+        shortest = resized['shortest_edge']
+        side = side*min(1., dict(crop).get('height', shortest)/shortest)
+    return (width - side)/2, (height - side)/2, (width + side)/2, (height + side)/2
 
 # %% ../nbs/21a_grounding.ipynb #e2cf845a
 def patch_cover(mask:np.ndarray, # (H,W) bool
-                grid:int=7, box:tuple=None, # of the picture that the grid lies over; all of it where None
-               )->np.ndarray: # (grid*grid,) share of each patch that the mask covers
-    "How much of each patch belongs to an object."
-    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize((grid, grid), Image.Resampling.BOX, box)).reshape(-1)
+                grid:int=7,      # patches per side
+                box:tuple=None,  # of the picture that the grid lies over; all of it where None
+               )->np.ndarray:    # (grid*grid,) share of each patch that the mask covers
+    "Return how much of each patch belongs to an object."
+    image = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(image.resize((grid, grid), Image.Resampling.BOX, box)).reshape(-1)
 
-def object_covers(image:CocoImage, data:CocoData, processor, grid:int=7, key:str='category' # or another field of the annotations, such as the embedded data's 'colour'
-                 )->dict: # label -> (P,)
-    "Where each category (or colour …) of an image is; several instances are taken together."
+def object_covers(image:CocoImage,
+                  data:CocoData,
+                  processor,          # image processor of transformers
+                  grid:int=7,         # patches per side
+                  key:str='category', # or another field of the annotations, such as the embedded data's 'colour'
+                 )->dict:             # label -> (P,)
+    "Return where each category (or colour …) of an image is; several instances are taken together."
     masks = {}
     for a in image.annotations:
         if key in a: masks[a[key]] = masks.get(a[key], False) | data.mask(a)
-    return {k: patch_cover(m, grid, seen_box((m.shape[1], m.shape[0]), processor)) for k, m in sorted(masks.items())}
+    covers = {}
+    for label, mask in sorted(masks.items()):
+        height, width = mask.shape
+        covers[label] = patch_cover(mask, grid, seen_box((width, height), processor))
+    return covers
 
 # %% ../nbs/21a_grounding.ipynb #d4af0ce9
-def pointing(maps:np.ndarray,   # (N,P)
+def pointing(maps:np.ndarray,   # (N,P), each row adds up to 1
              covers:np.ndarray, # (N,P)
-            )->dict: # (N,) arrays: hit (cover of the highest patch), mass (of the map inside), chance (the object's share of the image)
-    "Pointing game and mass in mask."
-    return dict(hit=covers[np.arange(len(maps)), maps.argmax(1)], mass=(maps*covers).sum(1), chance=covers.mean(1))
+            )->dict:            # (N,) arrays: hit, mass, chance
+    "Return the cover of each map's highest patch (hit), the map's mass inside, and the object's share of the image."
+    highest = maps.argmax(1)
+    return dict(hit=covers[np.arange(len(maps)), highest], mass=(maps*covers).sum(1), chance=covers.mean(1))
 
-def pointing_summary(maps:np.ndarray, covers:np.ndarray, seed:int=0 # of the intervals
-                    )->dict: # hit, mass, chance; both over chance; 95 % intervals of the hits
-    "Pointing game over many words."
-    p = pointing(maps, covers); chance = float(p['chance'].mean()); low, high = bootstrap(p['hit'], seed=seed)
-    return dict(words=len(maps), hit=float(p['hit'].mean()), hit_interval=(low, high), mass=float(p['mass'].mean()), chance=chance,
-                hit_times_chance=float(p['hit'].mean())/chance, hit_times_chance_interval=(low/chance, high/chance), mass_times_chance=float(p['mass'].mean())/chance)
+def pointing_summary(maps:np.ndarray,   # (N,P), one per word
+                     covers:np.ndarray, # (N,P)
+                     seed:int=0,        # of the intervals
+                    )->dict:            # hit, mass, chance; both over chance; 95 % intervals of the hits
+    "Return the pointing game over many words."
+    p = pointing(maps, covers)
+    hit = float(p['hit'].mean())
+    mass = float(p['mass'].mean())
+    chance = float(p['chance'].mean())
+    low, high = bootstrap(p['hit'], seed=seed)
+    return dict(words=len(maps), hit=hit, hit_interval=(low, high), mass=mass, chance=chance,
+                hit_times_chance=hit/chance, hit_times_chance_interval=(low/chance, high/chance),
+                mass_times_chance=mass/chance)
 
-def centre_map(p:int)->np.ndarray: # (P,), adds up to 1
-    "A Gaussian around the centre, a quarter of the image wide: the baseline for maps."
-    g = int(p**.5); d = (np.arange(g) + .5)/g - .5
-    m = np.exp(-(d[:, None]**2 + d[None]**2)/(2*.25**2)).ravel()
-    return m/m.sum()
+def centre_map(p:int # patches in all, a square number
+              )->np.ndarray: # (P,), adds up to 1
+    "Return a Gaussian around the centre, a quarter of the image wide: the baseline for maps."
+    grid = int(p**.5)
+    distance = (np.arange(grid) + .5)/grid - .5
+    weights = np.exp(-(distance[:, None]**2 + distance[None]**2)/(2*.25**2)).ravel()
+    return weights/weights.sum()

@@ -11,6 +11,7 @@ import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -25,71 +26,111 @@ from .training import CaptionDataset, train_phase
 from .training_cost import training_seconds
 
 # %% ../nbs/32b_growth.ipynb #07de8603
-TOKENS, IMAGES, QUERIES, PIXELS, STEP, EPOCH = CHANGES = 'tokens', 'images in a batch', 'queries', 'image size (pixels)', 'images in a training batch', 'images of an epoch'
-TIMED = dict(zip(CHANGES, ('a caption', 'a batch', 'a caption', 'a caption', 'a training step', 'an epoch')))
+TOKENS = 'tokens'
+IMAGES = 'images in a batch'
+QUERIES = 'queries'
+PIXELS = 'image size (pixels)'
+STEP = 'images in a training batch'
+EPOCH = 'images of an epoch'
+CHANGES = (TOKENS, IMAGES, QUERIES, PIXELS, STEP, EPOCH)
+TIMED = {TOKENS: 'a caption', IMAGES: 'a batch', QUERIES: 'a caption', PIXELS: 'a caption', STEP: 'a training step',
+         EPOCH: 'an epoch'}
 
 def exponent(sizes:list, seconds:list)->float:
-    "Slope of a straight line through logarithms: 1 means proportional, 0 constant."
+    "Fit a straight line to the logarithms and return its slope: 1 means proportional, 0 constant."
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 def curves(seconds:dict # (what changes, series, size) -> seconds
           )->dict:      # what changes -> series -> sizes, seconds, exponent
-    "Measured times as curves, each with its exponent."
+    "Arrange measured times as curves, each with its exponent."
     found = {}
-    for (axis, series, size), s in seconds.items():
-        curve = found.setdefault(axis, {}).setdefault(series, dict(sizes=[], seconds=[])); curve['sizes'].append(size); curve['seconds'].append(s)
+    for (axis, series, size), taken in seconds.items():
+        curve = found.setdefault(axis, {}).setdefault(series, dict(sizes=[], seconds=[]))
+        curve['sizes'].append(size)
+        curve['seconds'].append(taken)
     for axis in found.values():
         for curve in axis.values(): curve['exponent'] = exponent(curve['sizes'], curve['seconds'])
     return {axis: found[axis] for axis in CHANGES if axis in found}
 
 # %% ../nbs/32b_growth.ipynb #e1a27604
 @torch.no_grad()
-def caption_tasks(precision:str, # one of `variants`
-                  sizes:dict,    # TOKENS, IMAGES, QUERIES, PIXELS -> numbers
-                  tokens:int=20, # where they are not what changes
-                  preset:str='base')->dict: # (what changes, precision, number) -> task
-    "Greedy captions with one thing changed at a time, for `interleaved`."
+def caption_tasks(precision:str,     # one of `variants`
+                  sizes:dict,        # TOKENS, IMAGES, QUERIES, PIXELS -> numbers
+                  tokens:int=20,     # where they are not what changes
+                  preset:str='base', # whose sizes hold where they are not what changes
+                 )->dict:            # (what changes, precision, number) -> task
+    "Make tasks that write greedy captions with one thing changed at a time, for `interleaved`."
     plain = full_variant(preset, precision)
     def seeing(image_size=0, **changes):
-        model = full_variant(get_preset(preset, **changes), precision, image_size); model.decoder, model.fusion = plain.decoder, plain.fusion
+        model = full_variant(get_preset(preset, **changes), precision, image_size)
+        model.decoder = plain.decoder
+        model.fusion = plain.fusion
         return model
     def task(model, images=1, length=tokens):
         pixels = blank(model, images)
         return lambda: caption_once(model, pixels, length)
-    make = {TOKENS: lambda n: task(plain, length=n), IMAGES: lambda n: task(plain, n), QUERIES: lambda n: task(seeing(num_queries=n)), PIXELS: lambda n: task(seeing(image_size=n))}
+    make = {TOKENS: lambda n: task(plain, length=n),
+            IMAGES: lambda n: task(plain, images=n),
+            QUERIES: lambda n: task(seeing(num_queries=n)),
+            PIXELS: lambda n: task(seeing(image_size=n))}
     return {(axis, precision, n): make[axis](n) for axis, numbers in sizes.items() for n in numbers}
 
 # %% ../nbs/32b_growth.ipynb #8f2f70d9
 def step_seconds(steps:Callable, # images in a batch -> {system: arguments of `training_setup`}
-                 sizes, turns:int=3)->dict: # (STEP, system, images) -> seconds
-    "Median time of a training step with more and more images in a batch."
-    return {(STEP, name, n): summary(times)['median'] for n in sizes for name, times in in_process(training_seconds, steps(n), turns, 1)['result'].items()}
+                 sizes,          # numbers of images
+                 turns:int=3,    # of each step
+                )->dict:         # (STEP, system, images) -> seconds
+    "Measure the median time of a training step with more and more images in a batch."
+    found = {}
+    for images in sizes:
+        times = in_process(training_seconds, steps(images), turns, 1)['result']
+        for name, seconds in times.items(): found[STEP, name, images] = summary(seconds)['median']
+    return found
 
 # %% ../nbs/32b_growth.ipynb #a30009c4
 def epoch_tasks(model:Captioner, data, # a CocoData
                 cache,                 # its features, see `cached_features`
                 phases:dict,           # series -> Phase
-                sizes                  # numbers of images
+                sizes,                 # numbers of images
                )->dict:                # (EPOCH, series, images) -> task
-    "An epoch of each phase on the first images of a data set, for `interleaved`; the model stays as it is."
-    def epoch(phase, n):
-        dataset = CaptionDataset(SimpleNamespace(images=data.images[:n]), cache, model.tokenizer, model.config.caption_length, together=phase.captions_together)
-        with tempfile.TemporaryDirectory() as folder: return train_phase(copy.deepcopy(model), dataset, replace(phase, epochs=1), folder)
-    return {(EPOCH, name, n): lambda phase=phase, n=n: epoch(phase, n) for name, phase in phases.items() for n in sizes}
+    "Make tasks that train for an epoch of each phase on the first images of a data set; the model stays as it is."
+    def epoch(phase, images):
+        first = SimpleNamespace(images=data.images[:images])
+        dataset = CaptionDataset(first, cache, model.tokenizer, model.config.caption_length,
+                                 together=phase.captions_together)
+        with tempfile.TemporaryDirectory() as folder:
+            return train_phase(copy.deepcopy(model), dataset, replace(phase, epochs=1), folder)
+    return {(EPOCH, name, n): partial(epoch, phase, n) for name, phase in phases.items() for n in sizes}
 
 # %% ../nbs/32b_growth.ipynb #baa85d47
-def growth_figure(found:dict # of `curves`
-                 )->plt.Figure:
-    "A panel for each thing that changes, both axes logarithmic; a dashed line is the power that fits."
-    rows = -(-len(found)//3); fig, panels = plt.subplots(rows, 3, figsize=(10, 3.2*rows), layout='constrained', squeeze=False)
+def _draw_curve(ax, name, curve, colour, marker):
+    sizes = np.array(curve['sizes'])
+    middle = np.exp(np.log(curve['sizes']).mean())
+    fitted = np.exp(np.log(curve['seconds']).mean())*(sizes/middle)**curve['exponent']
+    ax.loglog(sizes, fitted, '--', color=colour, lw=1)
+    ax.loglog(sizes, curve['seconds'], marker, color=colour, label=f'{name}: {curve["exponent"]:.2f}')
+
+def _label_panel(ax, axis, sizes):
+    low, high = ax.get_ylim()
+    ax.set_ylim(low/1.5, high*2.5) # room for the legend, and figures on the axis where hardly anything grows
+    ax.set_xticks(sizes)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for side in (ax.xaxis, ax.yaxis):
+        side.set_minor_locator(NullLocator())
+        side.set_major_formatter('{x:g}')
+    ax.set(xlabel=axis, ylabel=f'seconds {TIMED[axis]}')
+    ax.grid(alpha=.3)
+    ax.legend(frameon=False, fontsize=8, title='exponent', title_fontsize=8, loc='upper left')
+
+def growth_figure(found:dict    # of `curves`
+                 )->plt.Figure: # a panel for each thing that changes
+    "Draw measured times on two logarithmic axes, with a dashed line for the power that fits."
+    rows = -(-len(found)//3)
+    fig, panels = plt.subplots(rows, 3, figsize=(10, 3.2*rows), layout='constrained', squeeze=False)
     for ax in panels.flat[len(found):]: ax.remove()
+    colours = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9')
     for ax, (axis, series) in zip(panels.flat, found.items()):
-        for (name, c), colour, marker in zip(series.items(), ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9'), 'os^Dv'):
-            sizes, middle = np.array(c['sizes']), np.exp(np.log(c['sizes']).mean())
-            ax.loglog(sizes, np.exp(np.log(c['seconds']).mean())*(sizes/middle)**c['exponent'], '--', color=colour, lw=1)
-            ax.loglog(sizes, c['seconds'], marker, color=colour, label=f'{name}: {c["exponent"]:.2f}')
-        low, high = ax.get_ylim(); ax.set_ylim(low/1.5, high*2.5) # room for the legend, and figures on the axis where hardly anything grows
-        ax.set_xticks(sizes); ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        for side in (ax.xaxis, ax.yaxis): side.set_minor_locator(NullLocator()); side.set_major_formatter('{x:g}')
-        ax.set(xlabel=axis, ylabel=f'seconds {TIMED[axis]}'); ax.grid(alpha=.3); ax.legend(frameon=False, fontsize=8, title='exponent', title_fontsize=8, loc='upper left')
+        for (name, curve), colour, marker in zip(series.items(), colours, 'os^Dv'):
+            _draw_curve(ax, name, curve, colour, marker)
+        _label_panel(ax, axis, np.array(curve['sizes']))
     return fig

@@ -16,8 +16,11 @@ from .coco import CocoData
 from .config import BRIDGES
 
 # %% ../nbs/23_hallucination.ipynb #df1861f1
-SYNONYMS = {line.split(':')[0]: line.split(':')[1].split(',') for line in """
-person:person,people,man,woman,boy,girl,child,kid,baby,toddler,adult,lady,guy,gentleman,player,batter,pitcher,catcher,skier,snowboarder,surfer,skateboarder,skater,rider,biker,cyclist,passenger,pedestrian,worker,chef,cook,officer,policeman,cop,soldier,bride,groom,mother,father,son,daughter,friend,crowd,couple of people,student,farmer,cowboy
+_SYNONYMS = """
+person:person,people,man,woman,boy,girl,child,kid,baby,toddler,adult,lady,guy,gentleman,player,batter,pitcher,\
+catcher,skier,snowboarder,surfer,skateboarder,skater,rider,biker,cyclist,passenger,pedestrian,worker,chef,cook,\
+officer,policeman,cop,soldier,bride,groom,mother,father,son,daughter,friend,crowd,couple of people,student,farmer,\
+cowboy
 bicycle:bicycle,bike,cycle
 car:car,automobile,vehicle,sedan,suv,van,taxi,cab,minivan,hatchback,convertible,jeep
 motorcycle:motorcycle,motorbike,motor bike,motor cycle,scooter,moped,dirt bike
@@ -31,7 +34,8 @@ fire hydrant:fire hydrant,hydrant
 stop sign:stop sign,stopsign
 parking meter:parking meter,meter
 bench:bench,park bench,pew
-bird:bird,duck,goose,seagull,gull,pigeon,parrot,swan,owl,ostrich,flamingo,eagle,hawk,crow,rooster,chicken,hen,pelican,penguin
+bird:bird,duck,goose,seagull,gull,pigeon,parrot,swan,owl,ostrich,flamingo,eagle,hawk,crow,rooster,chicken,hen,\
+pelican,penguin
 cat:cat,kitten,kitty,feline
 dog:dog,puppy,pup,canine,hound,terrier,retriever,poodle
 horse:horse,pony,colt,foal,mare,stallion
@@ -97,22 +101,42 @@ scissors:scissor,pair of scissors
 teddy bear:teddy bear,teddy,stuffed bear,stuffed animal
 hair drier:hair drier,hairdryer,hair dryer,blow dryer
 toothbrush:toothbrush,tooth brush
-""".strip().splitlines()}
+"""
+
+def _read_synonyms(text): # lines of category:expression,expression,…
+    found = {}
+    for line in text.strip().splitlines():
+        category, expressions = line.split(':')
+        found[category] = expressions.split(',')
+    return found
+
+SYNONYMS = _read_synonyms(_SYNONYMS)
 
 # %% ../nbs/23_hallucination.ipynb #0b8c065f
 ANIMALS = ('bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra', 'giraffe')
 VEHICLES = ('bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat')
-QUALIFIERS = {**{w: ANIMALS for w in ('baby', 'adult', 'mother', 'father')}, **{w: VEHICLES for w in ('passenger', 'rider', 'police', 'worker')}} # before such a category the word names nobody
-NO_OBJECT = ('home plate', 'train track', 'train station', 'train platform', 'bus stop', 'bus station', 'hot dog stand', 'bath tub', 'ski lift', 'ski slope', 'ski resort', 'bike rack', 'bike lane', 'boat dock', 'cat food', 'dog house',
-             'car seat', 'book shelf', 'book case', 'bird house', 'bird feeder', 'baseball field', 'baseball game', 'baseball player', 'baseball uniform', 'football field', 'soccer field', 'orange juice', 'apple pie', 'apple tree', 'bus driver')
-IRREGULAR = dict(men='man', women='woman', children='child', mice='mouse', geese='goose', knives='knife', calves='calf', policemen='policeman', oxen='ox', buses='bus', skis='ski', gentlemen='gentleman', batter='batter')
+# before such a category the word names nobody
+QUALIFIERS = dict.fromkeys(('baby', 'adult', 'mother', 'father'), ANIMALS)
+QUALIFIERS |= dict.fromkeys(('passenger', 'rider', 'police', 'worker'), VEHICLES)
+NO_OBJECT = ('home plate', 'train track', 'train station', 'train platform', 'bus stop', 'bus station',
+             'hot dog stand', 'bath tub', 'ski lift', 'ski slope', 'ski resort', 'bike rack', 'bike lane',
+             'boat dock', 'cat food', 'dog house', 'car seat', 'book shelf', 'book case', 'bird house',
+             'bird feeder', 'baseball field', 'baseball game', 'baseball player', 'baseball uniform',
+             'football field', 'soccer field', 'orange juice', 'apple pie', 'apple tree', 'bus driver')
+IRREGULAR = dict(men='man', women='woman', children='child', mice='mouse', geese='goose', knives='knife',
+                 calves='calf', policemen='policeman', oxen='ox', buses='bus', skis='ski', gentlemen='gentleman',
+                 batter='batter')
 
-_CATEGORY = {tuple(w.split()): c for c, ws in SYNONYMS.items() for w in ws} | {tuple(w.split()): None for w in NO_OBJECT}
+# an expression as a tuple of words -> its category, None where it is no object
+_CATEGORY = {tuple(word.split()): category for category, words in SYNONYMS.items() for word in words}
+_CATEGORY |= {tuple(word.split()): None for word in NO_OBJECT}
 _LONGEST = max(map(len, _CATEGORY))
 
+# %% ../nbs/23_hallucination.ipynb #bbd44e18
 def singulars(word:str)->list[str]:
-    "A word and what it may be the plural of."
-    out = [word] + ([IRREGULAR[word]] if word in IRREGULAR else [])
+    "Return a word and what it may be the plural of."
+    out = [word]
+    if word in IRREGULAR: out.append(IRREGULAR[word])
     if word.endswith('ies'): out.append(word[:-3] + 'y')
     if word.endswith(('ses', 'xes', 'zes', 'ches', 'shes', 'oes')): out.append(word[:-2])
     if word.endswith('s') and not word.endswith('ss'): out.append(word[:-1])
@@ -125,59 +149,93 @@ class Mention:
     start:int # of the first word
     end:int   # after the last word
 
-def words_of(caption:str)->list[str]: return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", caption.lower().replace('-', ' '))
+def words_of(caption:str)->list[str]:
+    "Split a caption into lower-case words without punctuation."
+    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", caption.lower().replace('-', ' '))
 
-def mentions(caption:str, categories=None # only these
+def _longest_match(words, start): # the expression that begins there and its number of words; (None, 1) for none
+    for n in range(min(_LONGEST, len(words) - start), 0, -1):
+        *before, last = words[start:start + n]
+        for singular in singulars(last):
+            expression = (*before, singular)
+            if expression in _CATEGORY: return expression, n
+    return None, 1
+
+def mentions(caption:str,
+             categories=None # only these count (default: all)
             )->list[Mention]:
-    "The objects a caption names, in order, repeats counted; `start` and `end` count `words_of(caption)`."
-    words, found, i = words_of(caption), [], 0
+    "Return the objects a caption names, in order, repeats counted; `start` and `end` count `words_of(caption)`."
+    words = words_of(caption)
+    found = []
+    i = 0
     while i < len(words):
-        for n in range(min(_LONGEST, len(words) - i), 0, -1):
-            key = next((k for s in singulars(words[i + n - 1]) if (k := (*words[i:i + n - 1], s)) in _CATEGORY), None)
-            if key: found.append(Mention(_CATEGORY[key], i, i + n)); break
-        i += n if key else 1
-    drop = {a for a, b in zip(found, found[1:]) if a.end == b.start and b.category in QUALIFIERS.get(words[a.start], ())}
-    return [m for m in found if m.category and m not in drop and (categories is None or m.category in categories)]
+        expression, n = _longest_match(words, i)
+        if expression: found.append(Mention(_CATEGORY[expression], i, i + n))
+        i += n
+    qualifying = set()
+    for a, b in zip(found, found[1:]):
+        if a.end == b.start and b.category in QUALIFIERS.get(words[a.start], ()): qualifying.add(a)
+    objects = [m for m in found if m.category and m not in qualifying]
+    return [m for m in objects if categories is None or m.category in categories]
 
 # %% ../nbs/23_hallucination.ipynb #f0f0b4db
 def true_objects(data:CocoData)->dict: # image id -> set of categories
-    "What is in each image: its instances, and what its reference captions mention."
-    return {im.id: {a['category'] for a in im.annotations} | {m.category for c in im.captions for m in mentions(c)} for im in data.images}
+    "Return what is in each image: its instances, and what its reference captions mention."
+    found = {}
+    for image in data.images:
+        annotated = {a['category'] for a in image.annotations}
+        mentioned = {m.category for caption in image.captions for m in mentions(caption)}
+        found[image.id] = annotated | mentioned
+    return found
 
 @dataclass
 class Chair:
-    "CHAIR of a set of captions; counts are kept by image, for intervals and paired comparisons."
+    "CHAIR of a set of captions; counts are kept per image, for intervals and paired comparisons."
     ids:list
     mentioned:np.ndarray    # (N,) mentions
     hallucinated:np.ndarray # (N,) of them not there
     there:np.ndarray        # (N,) different objects in the image
     found:np.ndarray        # (N,) of them mentioned
-    @property
-    def chair_i(self): return float(self.hallucinated.sum()/max(self.mentioned.sum(), 1))
-    @property
-    def chair_s(self): return float((self.hallucinated > 0).mean())
-    @property
-    def recall(self): return float(self.found.sum()/max(self.there.sum(), 1))
 
-    def summary(self, n:int=1000, seed:int=0)->dict: # CHAIRi, CHAIRs, recall, each with (low, high)
-        "The three figures with 95 % intervals from resampled images."
-        rng, values = np.random.default_rng(seed), dict(CHAIRi=self.chair_i, CHAIRs=self.chair_s, recall=self.recall)
+    @property
+    def chair_i(self):
+        "Return the share of mentions that are not in the image."
+        return float(self.hallucinated.sum()/max(self.mentioned.sum(), 1))
+    @property
+    def chair_s(self):
+        "Return the share of captions with one or more such mentions."
+        return float((self.hallucinated > 0).mean())
+    @property
+    def recall(self):
+        "Return the share of the images' objects that are mentioned."
+        return float(self.found.sum()/max(self.there.sum(), 1))
+
+    def summary(self,
+                n:int=1000,  # resamples
+                seed:int=0,
+               )->dict:      # CHAIRi, CHAIRs, recall, each with (low, high)
+        "Return the three figures with 95 % intervals from resampled images."
+        rng = np.random.default_rng(seed)
+        counts = (self.mentioned, self.hallucinated, self.there, self.found)
         drawn = []
         for _ in range(n):
             rows = rng.integers(0, len(self.ids), len(self.ids))
-            part = Chair(rows, *(v[rows] for v in (self.mentioned, self.hallucinated, self.there, self.found)))
+            part = Chair(rows, *(v[rows] for v in counts))
             drawn.append((part.chair_i, part.chair_s, part.recall))
+        values = dict(CHAIRi=self.chair_i, CHAIRs=self.chair_s, recall=self.recall)
         bounds = np.percentile(drawn, (2.5, 97.5), axis=0)
-        return values | {f'{k}_interval': (float(l), float(h)) for k, l, h in zip(values, *bounds)} | dict(captions=len(self.ids), mentions=int(self.mentioned.sum()))
+        intervals = {f'{k}_interval': (float(low), float(high)) for k, low, high in zip(values, *bounds)}
+        return values | intervals | dict(captions=len(self.ids), mentions=int(self.mentioned.sum()))
 
-def chair(captions:dict, # image id -> caption
-          truth:dict,    # image id -> set of categories, as `true_objects` gives them
-          categories=None # only these count, where the data annotates no others
+def chair(captions:dict,  # image id -> caption
+          truth:dict,     # image id -> set of categories, as `true_objects` gives them
+          categories=None # only these count, where the data annotates no others (default: all)
          )->Chair:
-    "CHAIR (Rohrbach et al. 2018)."
+    "Count the hallucinated objects of captions (CHAIR, Rohrbach et al. 2018)."
     rows = []
     for i, caption in sorted(captions.items()):
-        said = [m.category for m in mentions(caption, categories)]; there = truth[i] if categories is None else truth[i] & set(categories)
+        said = [m.category for m in mentions(caption, categories)]
+        there = truth[i] if categories is None else truth[i] & set(categories)
         rows.append((len(said), sum(c not in there for c in said), len(there), len(there & set(said))))
     return Chair(sorted(captions), *np.array(rows).T)
 
@@ -186,21 +244,25 @@ def chair(captions:dict, # image id -> caption
 class BridgesParameters:
     "Parameters of bridges.ipynb."
     preset:str='mini'
-    data:str=''                # folder in COCO layout with instances; the embedded data set where empty
+    data:str=''                # folder in COCO layout with instances (default: the embedded data set)
     split:str='train2017'
     splits:list=field(default_factory=lambda: ['val2017', 'shifted2017']) # that are scored
     bridges:list=field(default_factory=lambda: list(BRIDGES))
-    seeds:int=3
+    seeds:int=3                # runs of each bridge, with seeds 0, 1, …
     steps:int=1000             # of phase 1, the same for all
-    limit:int=0                # images of each split
-    encoder:str=''             # hub id, folder or package:NAME
-    decoder:str=''
+    limit:int=0                # images of each split at most (default: all)
+    encoder:str=''             # hub id, folder or package:NAME (default: the preset's)
+    decoder:str=''             # hub id, folder or package:NAME (default: the preset's)
     name:str=''                # of this run
     resume:bool=False
-    quick:bool=False
+    quick:bool=False           # one seed, three steps, 24 images
     quiet:bool=False
 
     def __post_init__(self):
-        if unknown := [b for b in self.bridges if b not in BRIDGES]: raise ValueError(f'there is no bridge {unknown[0]!r}: {", ".join(BRIDGES)}')
-        if self.quick: self.seeds, self.steps, self.limit = 1, min(self.steps, 3), min(self.limit or 24, 24)
+        if unknown := [b for b in self.bridges if b not in BRIDGES]:
+            raise ValueError(f'there is no bridge {unknown[0]!r}: {", ".join(BRIDGES)}')
+        if self.quick:
+            self.seeds = 1
+            self.steps = min(self.steps, 3)
+            self.limit = min(self.limit or 24, 24)
         if self.seeds < 1 or self.steps < 1: raise ValueError('seeds and steps are 1 or more')

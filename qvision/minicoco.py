@@ -27,125 +27,187 @@ from .scenes import caption_scene, describe_scene, paint, sample_scene
 SPLITS = dict(train2017=10_000, val2017=1_000, novel2017=1_000, shifted2017=1_000) # images
 _IDS = {category: i for i, (category, _) in CATEGORIES.items()}
 
-def split_scene(split:str,          # 'novel…' and 'shifted…' are special, any other name is ordinary
-                index:int,          # which image
-                seed:int=0,
-                cooccurrence:float=.85,
-               )->tuple: # (Scene, Random)
-    "Scene number `index` of a split, and the random numbers to draw and caption it with."
+def split_scene(split:str,              # 'novel…' and 'shifted…' are special, any other name is ordinary
+                index:int,              # which image
+                seed:int=0,             # of the data set
+                cooccurrence:float=.85, # share of objects that belong to their backdrop, 0 to 1
+               )->tuple:                # (Scene, Random)
+    "Return scene number `index` of a split, and the random numbers to draw and caption it with."
     rng = Random(f'{seed}/{split}/{index}')
-    return sample_scene(rng, 0. if split.startswith('shifted') else cooccurrence, novel=split.startswith('novel')), rng
+    at_home = 0. if split.startswith('shifted') else cooccurrence
+    return sample_scene(rng, at_home, novel=split.startswith('novel')), rng
 
 # %% ../nbs/02_minicoco.ipynb #4c63820b
-def make_example(split:str, index:int, image_id:int, seed:int=0, cooccurrence:float=.85
-                )->tuple: # (RGB image, image entry, five captions, annotations)
-    "Everything about one image, as COCO would write it."
+def _annotation(image_id, drawn, mask, share): # COCO's record of an object, from its visible mask and visible share
+    rle = mask_utils.encode(np.asfortranarray(mask))
+    return dict(image_id=image_id, category_id=_IDS[drawn.category], iscrowd=0,
+                bbox=[float(v) for v in mask_utils.toBbox(rle)], area=float(mask.sum()),
+                segmentation=dict(size=[SIDE, SIDE], counts=rle['counts'].decode()),
+                colour=drawn.colour, size=drawn.size, visible=round(share, 3))
+
+def _entry(image_id, scene, objects, masks): # COCO's record of an image; objects: how many are visible
+    covered = float(np.any(masks, axis=0).mean())
+    groups = [[len(group), group[0].size, group[0].colour, group[0].category] for group in scene.groups]
+    return dict(id=image_id, file_name=f'{image_id:012d}.jpg', width=SIDE, height=SIDE,
+                scene=dict(backdrop=scene.backdrop, objects=objects, covered=round(covered, 4), groups=groups))
+
+def make_example(split:str,              # as for `split_scene`
+                 index:int,              # which image of the split
+                 image_id:int,
+                 seed:int=0,             # of the data set
+                 cooccurrence:float=.85, # share of objects that belong to their backdrop, 0 to 1
+                )->tuple:                # (RGB image, image entry, five captions, annotations)
+    "Make an image and its records, as COCO would write them."
     scene, rng = split_scene(split, index, seed, cooccurrence)
     image, masks, visible = paint(scene, rng)
-    annotations = []
-    for o, mask, share in zip(scene.objects, masks, visible):
-        if not mask.any(): continue
-        rle = mask_utils.encode(np.asfortranarray(mask))
-        annotations.append(dict(image_id=image_id, category_id=_IDS[o.category], iscrowd=0, bbox=[float(v) for v in mask_utils.toBbox(rle)],
-                                area=float(mask.sum()), segmentation=dict(size=[SIDE, SIDE], counts=rle['counts'].decode()),
-                                colour=o.colour, size=o.size, visible=round(share, 3)))
-    covered = float(np.any(masks, axis=0).mean())
-    entry = dict(id=image_id, file_name=f'{image_id:012d}.jpg', width=SIDE, height=SIDE,
-                 scene=dict(backdrop=scene.backdrop, objects=len(annotations), covered=round(covered, 4),
-                            groups=[[len(g), g[0].size, g[0].colour, g[0].category] for g in scene.groups]))
-    return image, entry, caption_scene(scene, rng), annotations
+    shown = zip(scene.objects, masks, visible)
+    annotations = [_annotation(image_id, drawn, mask, share) for drawn, mask, share in shown if mask.any()]
+    return image, _entry(image_id, scene, len(annotations), masks), caption_scene(scene, rng), annotations
 
 # %% ../nbs/02_minicoco.ipynb #3dddf914
-def _write(index, split, folder, first_id, seed, cooccurrence):
-    image, entry, captions, annotations = make_example(split, index, first_id + index, seed, cooccurrence)
-    path = Path(folder)/entry['file_name']; image.save(path, quality=92, subsampling=0)
-    return entry, captions, annotations, hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(path:Path)->str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
-def _save(path, images, annotations, info):
+def _write(index, split, folder, first_id, seed, cooccurrence): # one image; its records and checksum
+    image, entry, captions, annotations = make_example(split, index, first_id + index, seed, cooccurrence)
+    path = Path(folder)/entry['file_name']
+    image.save(path, quality=92, subsampling=0)
+    return entry, captions, annotations, _sha256(path)
+
+def _save(path, images, annotations, info): # numbers the annotations from 1
     path.parent.mkdir(parents=True, exist_ok=True)
     categories = [dict(id=i, name=name) for i, (name, _) in CATEGORIES.items()]
-    for n, a in enumerate(annotations, 1): a['id'] = n
-    path.write_text(json.dumps(dict(info=info, licenses=[], images=images, annotations=annotations, categories=categories), separators=(',', ':')))
+    for n, annotation in enumerate(annotations, 1): annotation['id'] = n
+    content = dict(info=info, licenses=[], images=images, annotations=annotations, categories=categories)
+    path.write_text(json.dumps(content, separators=(',', ':')))
 
 # %% ../nbs/02_minicoco.ipynb #085b26b2
-def write_split(root:Path, split:str, n:int, seed:int, cooccurrence:float, workers:int, progress:bool)->dict: # file -> sha256
-    "Draw one split: images, captions and instances."
-    folder = root/split; folder.mkdir(parents=True, exist_ok=True)
+def _draw(folder, split, n, seed, cooccurrence, workers, progress): # what `_write` returns for each image
     first_id = 1 + zlib.crc32(split.encode()) % 900*100_000 # ids differ between splits, as COCO's do
     work = partial(_write, split=split, folder=str(folder), first_id=first_id, seed=seed, cooccurrence=cooccurrence)
     with ProcessPoolExecutor(workers) as pool:
-        rows = list(tqdm(pool.map(work, range(n), chunksize=50), total=n, desc=split, unit='image', disable=not progress, mininterval=2))
-    info = dict(description='minicoco: scenes drawn by qvision', split=split, seed=seed, cooccurrence=cooccurrence, images=n)
-    images = [r[0] for r in rows]
-    _save(root/f'annotations/captions_{split}.json', images, [dict(image_id=r[0]['id'], caption=c) for r in rows for c in r[1]], info)
-    _save(root/f'annotations/instances_{split}.json', images, [a for r in rows for a in r[2]], info)
-    sums = {f'{split}/{r[0]["file_name"]}': r[3] for r in rows}
-    for kind in ('captions', 'instances'):
-        name = f'annotations/{kind}_{split}.json'; sums[name] = hashlib.sha256((root/name).read_bytes()).hexdigest()
+        rows = pool.map(work, range(n), chunksize=50)
+        return list(tqdm(rows, total=n, desc=split, unit='image', disable=not progress, mininterval=2))
+
+def write_split(root:Path,
+                split:str,
+                n:int,              # images
+                seed:int,           # of the data set
+                cooccurrence:float, # share of objects that belong to their backdrop, 0 to 1
+                workers:int,        # processes
+                progress:bool,      # show a progress bar
+               )->dict:             # file -> sha256
+    "Draw one split: images, captions and instances."
+    folder = root/split
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    captions = []
+    instances = []
+    sums = {}
+    for entry, texts, annotations, digest in _draw(folder, split, n, seed, cooccurrence, workers, progress):
+        images.append(entry)
+        captions += [dict(image_id=entry['id'], caption=text) for text in texts]
+        instances += annotations
+        sums[f'{split}/{entry["file_name"]}'] = digest
+    info = dict(description='minicoco: scenes drawn by qvision', split=split, seed=seed, cooccurrence=cooccurrence,
+                images=n)
+    for kind, annotations in dict(captions=captions, instances=instances).items():
+        name = f'annotations/{kind}_{split}.json'
+        _save(root/name, images, annotations, info)
+        sums[name] = _sha256(root/name)
     return sums
 
+# %% ../nbs/02_minicoco.ipynb #225f9ecf
 TITLE = '# minicoco' # of the card, which tells a folder of ours from others
 
-def data_card(splits:dict=SPLITS, seed:int=0, cooccurrence:float=.85)->str:
-    "What the data set is, for whoever finds the folder; written into it as README.md."
-    what = dict(train='for training', val='like train2017, other scenes', novel='only pairs of colour and category that train2017 never shows', shifted='objects anywhere: nothing belongs to its backdrop')
-    about = lambda split: next((v for k, v in what.items() if split.startswith(k)), 'like train2017')
-    rows = '\n'.join(f'| {split} | {n:,} | {about(split)} |' for split, n in splits.items())
-    return f'''{TITLE}
+_ABOUT = dict( # beginning of a split's name -> what is in it
+    train='for training',
+    val='like train2017, other scenes',
+    novel='only pairs of colour and category that train2017 never shows',
+    shifted='objects anywhere: nothing belongs to its backdrop')
 
-Scenes drawn by the Python package qvision, in COCO's layout: images of {SIDE} × {SIDE} pixels, five captions each, instances with boxes and masks.
+def _card_row(split, n):
+    about = next((text for start, text in _ABOUT.items() if split.startswith(start)), 'like train2017')
+    return f'| {split} | {n:,} | {about} |'
 
-| split | images | what is in it |
-|---|--:|---|
-{rows}
+def _card_facts(seed, cooccurrence):
+    names = ', '.join(name for name, _ in CATEGORIES.values())
+    return (
+        f'- **Made with** `qvision data minicoco --seed {seed}`, co-occurrence {cooccurrence}: '
+        'the same seed gives the same bytes. SHA256SUMS lists every file.',
+        f'- **Shown**: {len(CATEGORIES)} categories ({names}), {len(COLOURS)} colours, three sizes, '
+        f'{len(HORIZON)} backdrops ({", ".join(HORIZON)}); one to six objects with partial overlap.',
+        "- **Recorded for each image** beside COCO's own fields: its backdrop, number of objects, the share of the "
+        'picture that they cover, and groups; for each instance its colour, size and visible share.',
+        "- **Captions** are composed by rules with synonyms, and differ as people's do: main object only, backdrop, "
+        'attributes, relations; some have stray blanks.',
+        '- **Meant for** trying and measuring captioners where COCO cannot be had. '
+        'Caption scores on it compare systems on it; they say nothing about photographs.',
+        '- **Known limits**: no people, no text, flat perspective, one light; the vocabulary of the captions is a few '
+        'hundred words; what the captions mention is always true.',
+        '- **Personal data**: none. **Licence**: MIT, as the package.')
 
-- **Made with** `qvision data minicoco --seed {seed}`, co-occurrence {cooccurrence}: the same seed gives the same bytes. SHA256SUMS lists every file.
-- **Shown**: {len(CATEGORIES)} categories ({', '.join(name for name, _ in CATEGORIES.values())}), {len(COLOURS)} colours, three sizes, {len(HORIZON)} backdrops ({', '.join(HORIZON)}); one to six objects with partial overlap.
-- **Recorded for each image** beside COCO's own fields: its backdrop, number of objects, the share of the picture that they cover, and groups; for each instance its colour, size and visible share.
-- **Captions** are composed by rules with synonyms, and differ as people's do: main object only, backdrop, attributes, relations; some have stray blanks.
-- **Meant for** trying and measuring captioners where COCO cannot be had. Caption scores on it compare systems on it; they say nothing about photographs.
-- **Known limits**: no people, no text, flat perspective, one light; the vocabulary of the captions is a few hundred words; what the captions mention is always true.
-- **Personal data**: none. **Licence**: MIT, as the package.
-'''
+def data_card(splits:dict=SPLITS,     # split -> images
+              seed:int=0,
+              cooccurrence:float=.85, # share of objects that belong to their backdrop, 0 to 1
+             )->str:                  # Markdown
+    "Describe the data set for whoever finds the folder; written into it as README.md."
+    summary = (f"Scenes drawn by the Python package qvision, in COCO's layout: images of {SIDE} × {SIDE} pixels, "
+               'five captions each, instances with boxes and masks.')
+    table = ['| split | images | what is in it |', '|---|--:|---|', *(_card_row(*item) for item in splits.items())]
+    return '\n'.join([TITLE, '', summary, '', *table, '', *_card_facts(seed, cooccurrence), ''])
+
+# %% ../nbs/02_minicoco.ipynb #628ea33f
+def _is_foreign(root:Path)->bool: # holds files that are not an earlier drawing
+    card = root/'README.md'
+    ours = card.is_file() and card.read_text(encoding='utf8', errors='replace').startswith(TITLE)
+    return root.exists() and any(root.iterdir()) and not ours
 
 def write_minicoco(root='data/minicoco',      # folder; an incomplete one is drawn again
                    seed:int=0,
                    splits:dict=SPLITS,        # split -> images
-                   cooccurrence:float=.85,    # share of objects that belong to their backdrop
+                   cooccurrence:float=.85,    # share of objects that belong to their backdrop, 0 to 1
                    workers:int=2,             # processes
-                   progress:bool=True,
-                  )->Path:
+                   progress:bool=True,        # show progress bars
+                  )->Path:                    # `root`
     "Draw the data set and write SHA256SUMS last."
-    root = Path(root); about = root/'README.md'
-    if root.exists() and any(root.iterdir()) and not (about.is_file() and about.read_text(encoding='utf8', errors='replace').startswith(TITLE)):
-        raise FileExistsError(f'{root} holds other files: name an empty or a new folder, or remove it, if it is an unfinished drawing of an older version')
+    root = Path(root)
+    if _is_foreign(root):
+        raise FileExistsError(f'{root} holds other files: name an empty or a new folder, '
+                              'or remove it, if it is an unfinished drawing of an older version')
     card = data_card(splits, seed, cooccurrence).encode()
     (root/'SHA256SUMS').unlink(missing_ok=True)
-    root.mkdir(parents=True, exist_ok=True); about.write_bytes(card) # first: it says that what is here may be drawn again
+    root.mkdir(parents=True, exist_ok=True)
+    (root/'README.md').write_bytes(card) # first: it says that what is here may be drawn again
     for split in splits: shutil.rmtree(root/split, ignore_errors=True)
     sums = {}
     for split, n in splits.items(): sums |= write_split(root, split, n, seed, cooccurrence, workers, progress)
     sums['README.md'] = hashlib.sha256(card).hexdigest()
-    (root/'SHA256SUMS').write_text(''.join(f'{v}  {k}\n' for k, v in sorted(sums.items())))
+    (root/'SHA256SUMS').write_text(''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items())))
     return root
 
 # %% ../nbs/02_minicoco.ipynb #63981793
 def verify_minicoco(root)->list[str]: # names of files that are missing or differ
     "Compare a written data set with its checksum file."
-    root, bad = Path(root), []
+    root = Path(root)
+    bad = []
     for line in (root/'SHA256SUMS').read_text().splitlines():
         digest, name = line.split('  ')
-        if not (root/name).is_file() or hashlib.sha256((root/name).read_bytes()).hexdigest() != digest: bad.append(name)
+        if not (root/name).is_file() or _sha256(root/name) != digest: bad.append(name)
     return bad
 
-def ensure_minicoco(root='data/minicoco', progress:bool=True)->Path:
-    "The embedded data set, drawn now if it is not there in full."
+def ensure_minicoco(root='data/minicoco',
+                    progress:bool=True, # show progress bars
+                   )->Path:             # `root`
+    "Return the embedded data set's folder, drawing it first if it is not there in full."
     return Path(root) if (Path(root)/'SHA256SUMS').is_file() else write_minicoco(root, progress=progress)
 
 # %% ../nbs/02_minicoco.ipynb #03fd2223
-def fresh_example(index:int, seed:str='pretrain', easy:float=0. # share of scenes with one or two objects
-                 )->tuple: # (uint8 (H,W,3), five captions, description)
-    "A scene that belongs to no data set, never with a held-out pair."
+def fresh_example(index:int,
+                  seed:str='pretrain',
+                  easy:float=0., # share of scenes with one or two objects, 0 to 1
+                 )->tuple:       # (uint8 (H,W,3), five captions, description)
+    "Make a scene that belongs to no data set, never with a held-out pair."
     rng = Random(f'fresh/{seed}/{index}')
-    scene = sample_scene(rng, cooccurrence=.5, max_objects=rng.choice((1, 2)) if rng.random() < easy else 6)
+    max_objects = rng.choice((1, 2)) if rng.random() < easy else 6
+    scene = sample_scene(rng, cooccurrence=.5, max_objects=max_objects)
     return np.asarray(paint(scene, rng)[0]), caption_scene(scene, rng), describe_scene(scene, rng)

@@ -16,11 +16,13 @@ from .config import BRIDGES
 
 # %% ../nbs/11_qformer.ipynb #c9bcab20
 def dropout(x:Tensor, p:float, training:bool=True)->Tensor:
-    "Dropout (Srivastava et al. 2014) that is quick on a CPU too; `p` to the nearest 256th there."
+    "Apply dropout (Srivastava et al. 2014), quickly on a CPU too; there `p` is rounded to the nearest 256th."
     if not training or p == 0 or x.device.type != 'cpu': return F.dropout(x, p, training)
-    seed, dropped = int(torch.randint(2**62, ())), round(256*p)
-    bytes_ = np.random.Generator(np.random.SFC64(seed)).integers(0, 256, x.numel(), dtype=np.uint8)
-    return x*((torch.from_numpy(bytes_).view(x.shape) >= dropped).to(x.dtype)*(256/(256 - dropped)))
+    seed = int(torch.randint(2**62, ()))
+    dropped = round(256*p)
+    random_bytes = np.random.Generator(np.random.SFC64(seed)).integers(0, 256, x.numel(), dtype=np.uint8)
+    kept = torch.from_numpy(random_bytes).view(x.shape) >= dropped
+    return x*(kept.to(x.dtype)*(256/(256 - dropped)))
 
 class Dropout(nn.Dropout):
     "`dropout` as a module."
@@ -29,104 +31,163 @@ class Dropout(nn.Dropout):
 # %% ../nbs/11_qformer.ipynb #b1778872
 class Attention(nn.Module):
     "Multi-head scaled dot-product attention (Vaswani et al. 2017)."
-    def __init__(self, width:int, heads:int, dropout:float=.1):
+    def __init__(self, width:int,        # D
+                 heads:int,              # attention heads; must divide `width`
+                 dropout:float=.1):      # of the attention weights, in training
         super().__init__()
         if width % heads: raise ValueError(f'width {width} is not a multiple of {heads} heads')
-        self.heads, self.dropout = heads, dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.heads = heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
-    def _split(self, x): return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2) # (B,N,D) -> (B,heads,N,D/heads)
+    def _split(self, x):
+        "Split into heads: (B,N,D) -> (B,heads,N,D/heads)."
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def keys_values(self, keys:Tensor,   # (B,N,D)
                     values:Tensor=None,  # (B,N,D), the keys' input where None
                    )->Tensor:            # (B,2,heads,N,D/heads)
         "Project what is attended to."
-        return torch.stack((self._split(self.k_proj(keys)), self._split(self.v_proj(keys if values is None else values))), 1)
+        if values is None: values = keys
+        return torch.stack((self._split(self.k_proj(keys)), self._split(self.v_proj(values))), 1)
 
-    def forward(self, x:Tensor,             # (B,M,D) queries
-                keys_values:Tensor,         # (B,2,heads,N,D/heads)
-                need_weights:bool=False,
-               )->tuple:                    # (B,M,D), weights (B,heads,M,N) or None
-        "Attend from `x`."
-        q, (k, v), weights = self._split(self.q_proj(x)), keys_values.unbind(1), None
+    def forward(self, x:Tensor,          # (B,M,D) queries
+                keys_values:Tensor,      # (B,2,heads,N,D/heads)
+                need_weights:bool=False, # return the attention weights too
+               )->tuple:                 # (B,M,D), weights (B,heads,M,N) or None
+        "Attend from `x` to the keys and values."
+        q = self._split(self.q_proj(x))
+        k, v = keys_values.unbind(1)
         p = self.dropout if self.training else 0.
-        if need_weights or (x.device.type == 'cpu' and torch.is_grad_enabled()): # the fused kernel's backward is slower on a CPU
+        weights = None
+        if need_weights or (x.device.type == 'cpu' and torch.is_grad_enabled()): # there the fused backward is slower
             weights = (q @ k.transpose(-2, -1)/q.shape[-1]**.5).softmax(-1)
             out = dropout(weights, p) @ v
         else: out = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v, dropout_p=p)
-        return self.out_proj(out.transpose(-3, -2).flatten(-2)), weights if need_weights else None
+        out = self.out_proj(out.transpose(-3, -2).flatten(-2))
+        return out, weights if need_weights else None
 
 # %% ../nbs/11_qformer.ipynb #e3e946fe
 def feed_forward(width:int, dropout:float)->nn.Sequential:
-    "D → 4D → D with GELU."
-    return nn.Sequential(nn.Linear(width, 4*width), nn.GELU(), Dropout(dropout), nn.Linear(4*width, width), Dropout(dropout))
+    "Return the feed-forward part of a layer: D → 4D → D with GELU."
+    return nn.Sequential(nn.Linear(width, 4*width), nn.GELU(), Dropout(dropout),
+                         nn.Linear(4*width, width), Dropout(dropout))
 
 class QFormerLayer(nn.Module):
     "One layer of the Q-Former (after Li et al. 2023, BLIP-2, with a feed-forward after each attention)."
     def __init__(self, width:int, heads:int, dropout:float):
         super().__init__()
-        self.self_attention, self.cross_attention = Attention(width, heads, dropout), Attention(width, heads, dropout)
-        self.self_ffn, self.cross_ffn = feed_forward(width, dropout), feed_forward(width, dropout)
+        self.self_attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout)
+        self.self_ffn = feed_forward(width, dropout)
+        self.cross_ffn = feed_forward(width, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for _ in range(4))
 
-    def forward(self, x:Tensor,              # (B,1+Q,D), or (1,1+Q,D) where it is the same for every image
-                image_keys:Tensor,           # (B,P,D)
-                image_values:Tensor,         # (B,P,D)
-                need_weights:bool=False,
-               )->tuple:                     # (B,1+Q,D), self-attention (B,heads,1+Q,1+Q), cross-attention (B,heads,1+Q,P)
-        "Let the tokens speak with each other, then with the image."
+    def forward(self, x:Tensor,          # (B,1+Q,D), or (1,1+Q,D) where it is the same for every image
+                image_keys:Tensor,       # (B,P,D)
+                image_values:Tensor,     # (B,P,D)
+                need_weights:bool=False, # return the attention weights too
+               )->tuple:                 # (B,1+Q,D), self-attention (B,heads,1+Q,1+Q), cross-attention (B,heads,1+Q,P)
+        "Let the tokens attend to each other, then to the image."
+        # 1. self-attention
         h = self.norms[0](x)
-        out, own = self.self_attention(h, self.self_attention.keys_values(h), need_weights); x = x + out
+        out, own = self.self_attention(h, self.self_attention.keys_values(h), need_weights)
+        x = x + out
         x = x + self.self_ffn(self.norms[1](x))
-        out, seen = self.cross_attention(self.norms[2](x), self.cross_attention.keys_values(image_keys, image_values), need_weights); x = x + out
+        # 2. cross-attention
+        image = self.cross_attention.keys_values(image_keys, image_values)
+        out, seen = self.cross_attention(self.norms[2](x), image, need_weights)
+        x = x + out
         return x + self.cross_ffn(self.norms[3](x)), own, seen
 
 # %% ../nbs/11_qformer.ipynb #03443394
 class QFormer(nn.Module):
     "Global token and queries, refined against the image."
-    def __init__(self, width:int, num_queries:int, layers:int=2, heads:int=8, dropout:float=.1, unused_query_proj:bool=False):
+    def __init__(self, width:int,                   # D
+                 num_queries:int,                   # Q
+                 layers:int=2,
+                 heads:int=8,
+                 dropout:float=.1,
+                 unused_query_proj:bool=False):     # carry the published system's unused parameters along
         super().__init__()
-        self.query_tokens, self.global_token = nn.Parameter(torch.empty(1, num_queries, width)), nn.Parameter(torch.empty(1, 1, width))
-        self.key_proj, self.value_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.query_tokens = nn.Parameter(torch.empty(1, num_queries, width))
+        self.global_token = nn.Parameter(torch.empty(1, 1, width))
+        self.key_proj = nn.Linear(width, width)
+        self.value_proj = nn.Linear(width, width)
         if unused_query_proj: self.query_proj = nn.Linear(width, width)
         self.layers = nn.ModuleList(QFormerLayer(width, heads, dropout) for _ in range(layers))
-        nn.init.normal_(self.query_tokens, std=.02); nn.init.normal_(self.global_token, std=.02)
+        nn.init.normal_(self.query_tokens, std=.02)
+        nn.init.normal_(self.global_token, std=.02)
 
     def forward(self, image_features:Tensor, # (B,P,D)
-                need_weights:bool=False,
-               )->dict:                      # visual_tokens (B,1+Q,D) global token first; hidden_states, self_attentions, cross_attentions: one per layer
-        "Refine the global and query tokens against the image."
-        x = torch.cat((self.global_token, self.query_tokens), 1); every = x.expand(image_features.shape[0], -1, -1)
-        if need_weights: x = every # whose gradients are asked for, image by image
-        keys, values = self.key_proj(image_features), self.value_proj(image_features)
+                need_weights:bool=False,     # return the attention weights too
+               )->dict:                      # visual_tokens (B,1+Q,D) global token first, and one per layer of the rest
+        """Refine the global and query tokens against the image.
+        The rest is hidden_states (and the tokens that enter) and, with `need_weights`,
+        self_attentions and cross_attentions."""
+        # 1. the tokens, the same for every image
+        x = torch.cat((self.global_token, self.query_tokens), 1)
+        every = x.expand(image_features.shape[0], -1, -1)
+        if need_weights: x = every # attention and its gradients are asked for image by image
+        # 2. the image, once for all layers
+        keys = self.key_proj(image_features)
+        values = self.value_proj(image_features)
+        # 3. layer by layer
         states, own, seen = [every], [], []
         for layer in self.layers:
-            x, a, b = layer(x, keys, values, need_weights)
-            states.append(x); own.append(a); seen.append(b)
-        return dict(visual_tokens=x, hidden_states=tuple(states)) | (dict(self_attentions=tuple(own), cross_attentions=tuple(seen)) if need_weights else {})
+            x, self_weights, cross_weights = layer(x, keys, values, need_weights)
+            states.append(x)
+            own.append(self_weights)
+            seen.append(cross_weights)
+        out = dict(visual_tokens=x, hidden_states=tuple(states))
+        if need_weights: out |= dict(self_attentions=tuple(own), cross_attentions=tuple(seen))
+        return out
 
 # %% ../nbs/11_qformer.ipynb #8bc95aaa
 class PlainBridge(nn.Module):
-    "Patch by patch: one visual token a patch, through `net`."
-    def __init__(self, net:nn.Module):
-        super().__init__(); self.net = net
+    "A bridge that works patch by patch: one visual token per patch, through `net`."
+    def __init__(self, net:nn.Module): # (B,P,D) -> (B,P,D)
+        super().__init__()
+        self.net = net
+
     def forward(self, image_features:Tensor, # (B,P,D)
-                need_weights:bool=False)->dict: # visual_tokens (B,P,D)
+                need_weights:bool=False,     # add the (empty) attention weights
+               )->dict:                      # visual_tokens (B,P,D), hidden_states
+        "Map each patch feature to a visual token."
         x = self.net(image_features)
-        return dict(visual_tokens=x, hidden_states=(image_features, x)) | (dict(self_attentions=(), cross_attentions=()) if need_weights else {})
+        out = dict(visual_tokens=x, hidden_states=(image_features, x))
+        if need_weights: out |= dict(self_attentions=(), cross_attentions=())
+        return out
 
 class BlindBridge(nn.Module):
     "Visual tokens that do not depend on the image."
-    def __init__(self, width:int, num_queries:int):
-        super().__init__(); self.tokens = nn.Parameter(torch.empty(1, 1 + num_queries, width)); nn.init.normal_(self.tokens, std=.02)
-    def forward(self, image_features:Tensor, # (B,P,D)
-                need_weights:bool=False)->dict: # visual_tokens (B,1+Q,D)
-        x = self.tokens.expand(len(image_features), -1, -1)
-        return dict(visual_tokens=x, hidden_states=(x,)) | (dict(self_attentions=(), cross_attentions=()) if need_weights else {})
+    def __init__(self, width:int,  # D
+                 num_queries:int): # Q
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(1, 1 + num_queries, width))
+        nn.init.normal_(self.tokens, std=.02)
 
-def make_bridge(name:str,        # one of config.BRIDGES
-                width:int, num_queries:int=64, layers:int=2, heads:int=8, dropout:float=.1, unused_query_proj:bool=False)->nn.Module:
-    "The bridge of a configuration."
+    def forward(self, image_features:Tensor, # (B,P,D), of which only B matters
+                need_weights:bool=False,     # add the (empty) attention weights
+               )->dict:                      # visual_tokens (B,1+Q,D), hidden_states
+        "Return the learnt tokens for each image."
+        x = self.tokens.expand(len(image_features), -1, -1)
+        out = dict(visual_tokens=x, hidden_states=(x,))
+        if need_weights: out |= dict(self_attentions=(), cross_attentions=())
+        return out
+
+def make_bridge(name:str,           # one of config.BRIDGES
+                width:int,          # D
+                num_queries:int=64, # Q, of `qformer` and `blind`
+                layers:int=2,       # of `qformer`
+                heads:int=8,        # of `qformer`
+                dropout:float=.1,   # of `qformer` and `mlp`
+                unused_query_proj:bool=False, # of `qformer`: carry the published system's unused parameters along
+               )->nn.Module:
+    "Return the bridge of a configuration."
     if name == 'qformer': return QFormer(width, num_queries, layers, heads, dropout, unused_query_proj)
     if name == 'mlp': return PlainBridge(nn.Sequential(nn.LayerNorm(width), feed_forward(width, dropout)))
     if name == 'linear': return PlainBridge(nn.Linear(width, width))
@@ -136,20 +197,25 @@ def make_bridge(name:str,        # one of config.BRIDGES
 # %% ../nbs/11_qformer.ipynb #94a0e9d9
 class LateFusion(nn.Module):
     "Text states attend to the visual tokens."
-    def __init__(self, width:int, heads:int=8, dropout:float=.1):
+    def __init__(self, width:int,   # D
+                 heads:int=8,
+                 dropout:float=.1):
         super().__init__()
-        self.attention, self.ffn = Attention(width, heads, dropout), feed_forward(width, dropout)
-        self.norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.ffn = feed_forward(width, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.ffn_norm = nn.LayerNorm(width)
         self.cross_scale = nn.Parameter(torch.ones(1))
         self.drop = Dropout(dropout)
 
-    def keys_values(self, visual_tokens:Tensor)->Tensor: # (B,2,heads,1+Q,D/heads)
-        "What the text attends to; computed once per caption."
+    def keys_values(self, visual_tokens:Tensor, # (B,1+Q,D)
+                   )->Tensor:                   # (B,2,heads,1+Q,D/heads)
+        "Project what the text attends to; computed once per caption."
         return self.attention.keys_values(visual_tokens)
 
     def forward(self, text_states:Tensor, # (B,T,D)
                 keys_values:Tensor,       # (B,2,heads,1+Q,D/heads)
-                need_weights:bool=False,
+                need_weights:bool=False,  # return the attention weights too
                )->tuple:                  # (B,T,D), weights (B,heads,T,1+Q) or None
         "Add to each text state what it finds in the image."
         out, weights = self.attention(self.norm(text_states), keys_values, need_weights)

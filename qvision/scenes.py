@@ -16,109 +16,163 @@ from PIL import Image
 from .drawing import COLOURS, DRAWINGS, HORIZON, SIDE, SIZES, draw_backdrop, draw_object, weather
 
 # %% ../nbs/02b_scenes.ipynb #a1371d9a
-HOME = dict(beach=('boat', 'umbrella', 'kite', 'sports ball', 'bird'), street=('car', 'bus', 'fire hydrant', 'suitcase', 'dog'),
-            field=('kite', 'dog', 'airplane', 'sports ball', 'bird'), room=('chair', 'cat', 'clock', 'vase', 'suitcase'),
-            night=('car', 'airplane', 'bus', 'cat', 'fire hydrant'), park=('bench', 'bird', 'dog', 'umbrella', 'sports ball'),
-            snow=('bench', 'airplane', 'bus', 'suitcase', 'boat'), kitchen=('cup', 'apple', 'chair', 'clock', 'vase'))
-HELD_OUT = {name: list(COLOURS)[(7*i + 3) % len(COLOURS)] for i, name in enumerate(DRAWINGS)} # category -> colour never trained on
+HOME = dict( # backdrop -> categories that belong there
+    beach=('boat', 'umbrella', 'kite', 'sports ball', 'bird'),
+    street=('car', 'bus', 'fire hydrant', 'suitcase', 'dog'),
+    field=('kite', 'dog', 'airplane', 'sports ball', 'bird'),
+    room=('chair', 'cat', 'clock', 'vase', 'suitcase'),
+    night=('car', 'airplane', 'bus', 'cat', 'fire hydrant'),
+    park=('bench', 'bird', 'dog', 'umbrella', 'sports ball'),
+    snow=('bench', 'airplane', 'bus', 'suitcase', 'boat'),
+    kitchen=('cup', 'apple', 'chair', 'clock', 'vase'))
+HELD_OUT = { # category -> colour never trained on
+    name: list(COLOURS)[(7*i + 3) % len(COLOURS)] for i, name in enumerate(DRAWINGS)}
 _IN_THE_AIR = {'airplane', 'kite'}
 
 # %% ../nbs/02b_scenes.ipynb #392e5b02
 @dataclass
 class Object:
     "One drawn object; `x`, `y` is the upper left corner of its box in pixels."
-    category:str
-    colour:str
-    size:str
-    side:int
+    category:str  # a name in `DRAWINGS`
+    colour:str    # a name in `COLOURS`
+    size:str      # a name in `SIZES`
+    side:int      # of its box, pixels
     x:int
     y:int
+
     @property
-    def foot(self): return self.y + self.side
+    def foot(self): # pixels
+        "Return the row on which it stands."
+        return self.y + self.side
+
+def _depth(drawn:Object): # sorts from far to near; what is in the air is far
+    return drawn.category not in _IN_THE_AIR, drawn.foot, drawn.x
 
 @dataclass
 class Scene:
     "A backdrop and groups of objects, the most salient group first."
-    backdrop:str
-    groups:list[list[Object]] = field(default_factory=list)
+    backdrop:str  # a name in `HORIZON`
+    groups:list[list[Object]] = field(default_factory=list) # objects of a group share category, colour and size
+
     @property
-    def objects(self): # painted from far to near
-        return sorted((o for g in self.groups for o in g), key=lambda o: (o.category not in _IN_THE_AIR, o.foot, o.x))
+    def objects(self)->list[Object]:
+        "Return all objects in the order of painting, from far to near."
+        return sorted((drawn for group in self.groups for drawn in group), key=_depth)
 
 # %% ../nbs/02b_scenes.ipynb #d2aa2cf1
+def _rows(category, side, horizon, rng): # lowest and highest row for the upper edge of an object's box
+    if category in _IN_THE_AIR and rng.random() < .85: return 2, max(3, horizon - side//2)
+    if category == 'clock' and rng.random() < .7: return 3, max(4, horizon - side + 8)
+    if category == 'bird' and rng.random() < .3: return 2, horizon - 10
+    return max(2, horizon - side + 10), SIDE - side - 1
+
+def _overlap(x, y, side, other): # of two boxes, as a share of the smaller one
+    width = max(0, min(x + side, other.x + other.side) - max(x, other.x))
+    height = max(0, min(y + side, other.y + other.side) - max(y, other.y))
+    return width*height/min(side, other.side)**2
+
 def _place(category, side, backdrop, taken, rng, overlap=.3):
-    "A box for a new object that hides, or is hidden by, at most `overlap` of the smaller one; None where there is no room."
-    h = HORIZON[backdrop]
+    "Find a box for a new object that overlaps at most this share of the smaller one; None where there is no room."
     for _ in range(30):
-        if category in _IN_THE_AIR and rng.random() < .85: low, high = 2, max(3, h - side//2)
-        elif category == 'clock' and rng.random() < .7: low, high = 3, max(4, h - side + 8)
-        elif category == 'bird' and rng.random() < .3: low, high = 2, h - 10
-        else: low, high = max(2, h - side + 10), SIDE - side - 1
-        x, y = rng.randint(1, SIDE - side - 1), rng.randint(min(low, high), max(low, high))
+        low, high = _rows(category, side, HORIZON[backdrop], rng)
+        x = rng.randint(1, SIDE - side - 1)
+        y = rng.randint(min(low, high), max(low, high))
         if y + side >= SIDE: continue
-        shared = [(max(0, min(x + side, o.x + o.side) - max(x, o.x))*max(0, min(y + side, o.y + o.side) - max(y, o.y)))/min(side, o.side)**2 for o in taken]
+        shared = [_overlap(x, y, side, other) for other in taken]
         if max(shared, default=0) <= overlap: return x, y
+    return None
 
 def _colour(category, novel, rng):
-    return HELD_OUT[category] if novel else rng.choice([c for c in COLOURS if c != HELD_OUT[category]])
+    if novel: return HELD_OUT[category]
+    return rng.choice([colour for colour in COLOURS if colour != HELD_OUT[category]])
 
 # %% ../nbs/02b_scenes.ipynb #46e153cc
+def _sample_group(backdrop, cooccurrence, novel, max_objects, taken, rng):
+    "Sample up to three objects of one kind; none where there is no room."
+    home = HOME[backdrop]
+    away = [category for category in DRAWINGS if category not in home]
+    used = {other.category for other in taken}
+    pool = home if rng.random() < cooccurrence else away
+    category = rng.choice([c for c in pool if c not in used])
+    colour = _colour(category, novel, rng)
+    size = rng.choices(list(SIZES), (25, 45, 30))[0]
+    count = rng.choices((1, 2, 3), (72, 18, 10))[0]
+    group = []
+    for _ in range(min(count, max_objects - len(taken))):
+        side = rng.randint(*SIZES[size])
+        at = _place(category, side, backdrop, taken + group, rng)
+        if at is not None: group.append(Object(category, colour, size, side, *at))
+    return group
+
 def sample_scene(rng:Random,
                  cooccurrence:float=.85, # share of objects that belong to the backdrop, 0 to 1
                  novel:bool=False,       # the first group has its category's held-out colour
                  max_objects:int=6,
                 )->Scene:
-    "A scene with 1 to `max_objects` objects; the first group is the most salient (the largest objects)."
+    "Sample a scene with 1 to `max_objects` objects; the first group is the most salient (the largest objects)."
     if not 0 <= cooccurrence <= 1: raise ValueError(f'cooccurrence is a share between 0 and 1, not {cooccurrence}')
-    scene, taken = Scene(rng.choice(list(HORIZON))), []
-    home = HOME[scene.backdrop]
-    away = [c for c in DRAWINGS if c not in home]
-    for g in range(rng.choices((1, 2, 3, 4), (25, 40, 25, 10))[0]):
-        used = {o.category for o in taken}
-        category = rng.choice([c for c in (home if rng.random() < cooccurrence else away) if c not in used])
-        colour, size = _colour(category, novel and g == 0, rng), rng.choices(list(SIZES), (25, 45, 30))[0]
-        group = []
-        for _ in range(min(rng.choices((1, 2, 3), (72, 18, 10))[0], max_objects - len(taken))):
-            side = rng.randint(*SIZES[size])
-            if (at := _place(category, side, scene.backdrop, taken, rng)) is not None:
-                group.append(Object(category, colour, size, side, *at)); taken.append(group[-1])
+    scene = Scene(rng.choice(list(HORIZON)))
+    taken = []
+    for i in range(rng.choices((1, 2, 3, 4), (25, 40, 25, 10))[0]):
+        group = _sample_group(scene.backdrop, cooccurrence, novel and i == 0, max_objects, taken, rng)
+        taken += group
         if group: scene.groups.append(group)
-    # people name what is large first; a novel pair stays the subject of its image
-    scene.groups.sort(key=lambda g: (-(novel and g[0].colour == HELD_OUT[g[0].category]), -sum(o.side**2 for o in g)))
+
+    def salience(group): # people name what is large first; a novel pair stays the subject of its image
+        subject = novel and group[0].colour == HELD_OUT[group[0].category]
+        return not subject, -sum(drawn.side**2 for drawn in group)
+    scene.groups.sort(key=salience)
     return scene
 
 # %% ../nbs/02b_scenes.ipynb #d409fc11
 def paint(scene:Scene,
           rng:Random,
-         )->tuple[Image.Image, list[np.ndarray], list[float]]: # RGB image; per object of `scene.objects` its visible mask (H,W) and visible share
-    "The scene as an image, with what can be seen of each object."
+         )->tuple[Image.Image, list[np.ndarray], list[float]]: # RGB image, visible masks (H,W), visible shares
+    "Paint the scene; masks and shares tell what can be seen of each object, in the order of `scene.objects`."
     image = draw_backdrop(scene.backdrop, rng)
-    masks, whole = [], []
-    for o in scene.objects:
-        drawing = draw_object(o.category, o.colour, o.side, rng)
-        image.paste(drawing, (o.x, o.y), drawing)
+    masks = []
+    whole = [] # pixels of each object before others hide it
+    for drawn in scene.objects:
+        drawing = draw_object(drawn.category, drawn.colour, drawn.side, rng)
+        image.paste(drawing, (drawn.x, drawn.y), drawing)
         mask = np.zeros((SIDE, SIDE), bool)
-        mask[o.y:o.y + o.side, o.x:o.x + o.side] = np.asarray(drawing.getchannel('A')) > 127
+        mask[drawn.y:drawn.y + drawn.side, drawn.x:drawn.x + drawn.side] = np.asarray(drawing.getchannel('A')) > 127
         for earlier in masks: earlier &= ~mask
-        masks.append(mask); whole.append(mask.sum())
+        masks.append(mask)
+        whole.append(mask.sum())
     image = weather(image, np.random.default_rng(rng.getrandbits(32)))
-    return image, masks, [float(m.sum()/n) for m, n in zip(masks, whole)]
+    return image, masks, [float(mask.sum()/pixels) for mask, pixels in zip(masks, whole)]
 
 # %% ../nbs/02b_scenes.ipynb #26288455
-_NOUNS = {'car': ('car', 'car', 'automobile', 'vehicle'), 'airplane': ('airplane', 'airplane', 'plane', 'jet'), 'bus': ('bus',),
-          'boat': ('boat', 'boat', 'sailboat'), 'fire hydrant': ('fire hydrant', 'fire hydrant', 'hydrant'), 'bench': ('bench',),
-          'bird': ('bird',), 'cat': ('cat', 'cat', 'kitty'), 'dog': ('dog', 'dog', 'puppy'), 'umbrella': ('umbrella', 'umbrella', 'parasol'),
-          'suitcase': ('suitcase', 'suitcase', 'luggage bag'), 'sports ball': ('ball',), 'kite': ('kite',), 'cup': ('cup', 'cup', 'mug'),
-          'apple': ('apple',), 'chair': ('chair',), 'clock': ('clock',), 'vase': ('vase', 'vase', 'flower vase')}
-_VERBS = {'car': ('parked', 'parked', 'driving'), 'airplane': ('flying',), 'bus': ('parked', 'stopped'), 'boat': ('sitting', 'resting'),
-          'bird': ('standing', 'perched'), 'cat': ('sitting',), 'dog': ('standing', 'walking'), 'kite': ('flying', 'flying', 'floating'),
-          'umbrella': ('standing', 'open'), 'sports ball': ('lying',), 'clock': ('hanging',)}
-_PLACES = dict(beach=('on the beach', 'on a sandy beach', 'by the sea'), street=('on the street', 'on a city street', 'on a road'),
-               field=('in a field', 'in a grassy field', 'in a green meadow'), room=('in a room', 'in a living room'),
-               night=('at night', 'in the city at night', 'under the moon'), park=('in a park', 'in the park', 'near some trees'),
-               snow=('in the snow', 'on the snow', 'near snowy mountains'), kitchen=('in a kitchen', 'in the kitchen'))
-_NAMES = dict(beach=('beach', 'sandy beach'), street=('street', 'city street'), field=('field', 'grassy field'), room=('room', 'living room'),
-              night=('city at night', 'dark night'), park=('park', 'park with trees'), snow=('snowy landscape', 'snowy field'), kitchen=('kitchen', 'tiled kitchen'))
+_NOUNS = {'car': ('car', 'car', 'automobile', 'vehicle'), 'airplane': ('airplane', 'airplane', 'plane', 'jet'),
+          'bus': ('bus',), 'boat': ('boat', 'boat', 'sailboat'),
+          'fire hydrant': ('fire hydrant', 'fire hydrant', 'hydrant'), 'bench': ('bench',), 'bird': ('bird',),
+          'cat': ('cat', 'cat', 'kitty'), 'dog': ('dog', 'dog', 'puppy'),
+          'umbrella': ('umbrella', 'umbrella', 'parasol'), 'suitcase': ('suitcase', 'suitcase', 'luggage bag'),
+          'sports ball': ('ball',), 'kite': ('kite',), 'cup': ('cup', 'cup', 'mug'), 'apple': ('apple',),
+          'chair': ('chair',), 'clock': ('clock',), 'vase': ('vase', 'vase', 'flower vase')}
+_VERBS = {'car': ('parked', 'parked', 'driving'), 'airplane': ('flying',), 'bus': ('parked', 'stopped'),
+          'boat': ('sitting', 'resting'), 'bird': ('standing', 'perched'), 'cat': ('sitting',),
+          'dog': ('standing', 'walking'), 'kite': ('flying', 'flying', 'floating'), 'umbrella': ('standing', 'open'),
+          'sports ball': ('lying',), 'clock': ('hanging',)}
+_PLACES = dict( # backdrop -> where something is
+    beach=('on the beach', 'on a sandy beach', 'by the sea'),
+    street=('on the street', 'on a city street', 'on a road'),
+    field=('in a field', 'in a grassy field', 'in a green meadow'),
+    room=('in a room', 'in a living room'),
+    night=('at night', 'in the city at night', 'under the moon'),
+    park=('in a park', 'in the park', 'near some trees'),
+    snow=('in the snow', 'on the snow', 'near snowy mountains'),
+    kitchen=('in a kitchen', 'in the kitchen'))
+_NAMES = dict( # backdrop -> what it is
+    beach=('beach', 'sandy beach'),
+    street=('street', 'city street'),
+    field=('field', 'grassy field'),
+    room=('room', 'living room'),
+    night=('city at night', 'dark night'),
+    park=('park', 'park with trees'),
+    snow=('snowy landscape', 'snowy field'),
+    kitchen=('kitchen', 'tiled kitchen'))
 _SIZE_WORDS = dict(small=('small', 'small', 'little', 'tiny'), large=('large', 'large', 'big'))
 _NUMBERS = {2: ('two', 'two', 'two', 'a pair of', 'a couple of'), 3: ('three', 'three', 'three', 'a group of')}
 
@@ -126,7 +180,10 @@ _NUMBERS = {2: ('two', 'two', 'two', 'a pair of', 'a couple of'), 3: ('three', '
 def _plural(noun):
     if noun.endswith('y') and noun[-2] not in 'aeiou': return noun[:-1] + 'ies'
     return noun + ('es' if noun.endswith(('s', 'ch')) else 's')
+
 def _article(words): return ('an ' if words[0] in 'aeiou' else 'a ') + words
+
+def _first(words): return words[0]
 
 def name_group(group:list[Object], # objects of one category and colour
                rng:Random,
@@ -134,58 +191,82 @@ def name_group(group:list[Object], # objects of one category and colour
                size:float=.3,      # chance that small or large is named
                usual:bool=False,   # no synonyms
               )->str:
-    "A noun phrase: 'a small red car', 'two birds'."
-    o, n = group[0], len(group)
-    pick = (lambda words: words[0]) if usual else rng.choice
-    noun = pick(_NOUNS[o.category])
-    words = [pick(_SIZE_WORDS[o.size])] if o.size in _SIZE_WORDS and rng.random() < size else []
-    words += [o.colour] if rng.random() < colour else []
-    words += [_plural(noun) if n > 1 else noun]
-    return f'{pick(_NUMBERS[n])} ' + ' '.join(words) if n > 1 else _article(' '.join(words))
+    "Return a noun phrase: 'a small red car', 'two birds'."
+    drawn = group[0]
+    pick = _first if usual else rng.choice
+    noun = pick(_NOUNS[drawn.category])
+    words = []
+    if drawn.size in _SIZE_WORDS and rng.random() < size: words.append(pick(_SIZE_WORDS[drawn.size]))
+    if rng.random() < colour: words.append(drawn.colour)
+    if len(group) == 1: return _article(' '.join([*words, noun]))
+    return ' '.join([pick(_NUMBERS[len(group)]), *words, _plural(noun)])
 
-def relate(a:list[Object], b:list[Object], # two groups
-           rng:Random)->str:
-    "Where `a` is, seen from `b`; people say 'next to' for most of it."
-    (ax, ay), (bx, by) = (np.mean([(o.x + o.side/2, o.y + o.side/2) for o in g], axis=0) for g in (a, b))
+def _centre(group): # (x, y) in pixels
+    return np.mean([(drawn.x + drawn.side/2, drawn.y + drawn.side/2) for drawn in group], axis=0)
+
+def relate(a:list[Object], # a group
+           b:list[Object], # another
+           rng:Random,
+          )->str:
+    "Return where `a` is, seen from `b`; people say 'next to' for most positions."
+    ax, ay = _centre(a)
+    bx, by = _centre(b)
     if abs(ay - by) > 1.2*abs(ax - bx) and abs(ay - by) > 26: return 'above' if ay < by else 'below'
     if abs(ax - bx) < .3*(a[0].side + b[0].side): return 'in front of' if a[0].foot > b[0].foot else 'behind'
-    return rng.choice(('next to', 'next to', 'beside', 'near', 'to the left of' if ax < bx else 'to the right of'))
+    side = 'to the left of' if ax < bx else 'to the right of'
+    return rng.choice(('next to', 'next to', 'beside', 'near', side))
 
 # %% ../nbs/02b_scenes.ipynb #31cf1098
 def _list(names): return names[0] if len(names) == 1 else ', '.join(names[:-1]) + ' and ' + names[-1]
 
+def _maybe(words, chance, rng): return f' {words}' if rng.random() < chance else ''
+
 def _sentence(scene, rng):
-    "What one person would say, before spelling."
-    groups, place = scene.groups, rng.choice(_PLACES[scene.backdrop])
+    "Return what one person would say, before spelling."
+    groups = scene.groups
+    place = rng.choice(_PLACES[scene.backdrop])
     main = name_group(groups[0], rng)
     verb = rng.choice(_VERBS.get(groups[0][0].category, ('',)))
-    doing = f' {verb}' if verb and rng.random() < .5 else ''
+    doing = _maybe(verb, .5, rng) if verb else ''
     style = rng.choices(('main', 'place', 'pair', 'all', 'scene'), (10, 30, 30, 15, 15))[0]
     if style == 'pair' and len(groups) > 1:
-        return f'{main}{doing} {relate(groups[0], groups[1], rng)} {name_group(groups[1], rng)}' + (f' {place}' if rng.random() < .4 else '')
-    if style == 'all' and len(groups) > 1: return _list([main] + [name_group(g, rng, size=.1) for g in groups[1:]]) + (f' {place}' if rng.random() < .5 else '')
+        relation = relate(groups[0], groups[1], rng)
+        return f'{main}{doing} {relation} {name_group(groups[1], rng)}{_maybe(place, .4, rng)}'
+    if style == 'all' and len(groups) > 1:
+        others = [name_group(group, rng, size=.1) for group in groups[1:]]
+        return _list([main, *others]) + _maybe(place, .5, rng)
     if style == 'scene':
-        shown = _list([main] + [name_group(g, rng, size=.1) for g in groups[1:2]])
-        return rng.choice((f'{_article(rng.choice(_NAMES[scene.backdrop]))} with {shown}', f'there {"are" if len(groups[0]) > 1 else "is"} {main} {place}'))
+        shown = _list([main, *(name_group(group, rng, size=.1) for group in groups[1:2])])
+        whole = _article(rng.choice(_NAMES[scene.backdrop]))
+        be = 'are' if len(groups[0]) > 1 else 'is'
+        return rng.choice((f'{whole} with {shown}', f'there {be} {main} {place}'))
     return main + doing + ('' if style == 'main' else f' {place}')
 
 def caption_scene(scene:Scene,
                   rng:Random,
-                  n:int=5,
+                  n:int=5,       # captions
                  )->list[str]:
-    "`n` captions by `n` people: most in sentence case with a full stop, some without, some with a stray space."
-    out = []
+    "Caption a scene as `n` people would: most write a sentence with a full stop, some do not, some add a stray space."
+    captions = []
     for _ in range(n):
         text = _sentence(scene, rng)
-        text = text[0].upper() + text[1:] if rng.random() < .92 else text
-        out.append(text + ('.' if rng.random() < .8 else '') + (' ' if rng.random() < .08 else ''))
-    return out
+        if rng.random() < .92: text = text[0].upper() + text[1:]
+        if rng.random() < .8: text += '.'
+        if rng.random() < .08: text += ' '
+        captions.append(text)
+    return captions
 
-def describe_scene(scene:Scene, rng:Random)->str:
-    "One careful description that names every group with size, colour and place, as localised narratives do."
-    parts = []
-    for g in scene.groups:
-        x, y = (np.mean([v + o.side/2 for o, v in ((o, getattr(o, k)) for o in g)]) for k in 'xy')
-        side = 'on the left' if x < SIDE*.38 else 'on the right' if x > SIDE*.62 else 'in the middle'
-        parts.append(f'{name_group(g, rng, colour=1, size=1, usual=True)} {side}' + (' at the top' if y < SIDE*.36 else ''))
+# %% ../nbs/02b_scenes.ipynb #1837faaf
+def _position(group): # in the image
+    x, y = _centre(group)
+    if x < SIDE*.38: side = 'on the left'
+    elif x > SIDE*.62: side = 'on the right'
+    else: side = 'in the middle'
+    return side + (' at the top' if y < SIDE*.36 else '')
+
+def describe_scene(scene:Scene,
+                   rng:Random,
+                  )->str:
+    "Return one careful description that names every group with size, colour and place, as localised narratives do."
+    parts = [f'{name_group(group, rng, colour=1, size=1, usual=True)} {_position(group)}' for group in scene.groups]
     return f'{_list(parts)} {_PLACES[scene.backdrop][0]}'

@@ -10,24 +10,31 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/05_tokens.ipynb #5fdcc084
-START, END = '<START>', '<END>'
+START = '<START>'
+END = '<END>'
 
 def add_markers(tokenizer)->int: # how many tokens were new
     "Give a tokenizer the captioner's `<START>` and `<END>`; pad with its end of text where it has no pad token."
-    new = tokenizer.add_special_tokens(dict(bos_token=START, eos_token=END) | ({} if tokenizer.pad_token else dict(pad_token=tokenizer.eos_token or END)))
-    return new
+    markers = dict(bos_token=START, eos_token=END)
+    if not tokenizer.pad_token: markers['pad_token'] = tokenizer.eos_token or END
+    return tokenizer.add_special_tokens(markers)
 
-def train_tokenizer(captions:list[str], vocab_size:int=1000)->PreTrainedTokenizerFast:
-    "Byte-level BPE as GPT-2's, learned on captions; bytes that no merge covers stay representable."
+def train_tokenizer(captions:list[str],  # to learn the merges from
+                    vocab_size:int=1000, # tokens at most, the three special ones and the 256 bytes included
+                   )->PreTrainedTokenizerFast:
+    "Train a byte-level BPE like GPT-2's on captions; bytes that no merge covers stay representable."
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=['<|endoftext|>', START, END], show_progress=False,
-                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=['<|endoftext|>', START, END],
+                                  show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(captions, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=START, eos_token=END, pad_token='<|endoftext|>')
 
 def encode_captions(tokenizer, captions:list[str],
-                    length:int, # tokens at most, markers included
-                   )->list[list[int]]:
-    "`<START> text <END>`, white space normalised; what is longer is cut, as published, and then has no `<END>`."
+                    length:int,         # tokens at most, markers included
+                   )->list[list[int]]:  # token ids of each caption, without padding
+    """Encode captions as `<START> text <END>`, with white space normalised.
+    A longer caption is cut, as in the published system, and then has no `<END>`."""
     texts = [f'{tokenizer.bos_token}{" ".join(c.split())}{tokenizer.eos_token}' for c in captions]
     return tokenizer(texts, add_special_tokens=False, truncation=True, max_length=length).input_ids

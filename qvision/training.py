@@ -33,67 +33,119 @@ class CaptionDataset(torch.utils.data.Dataset):
                  tokenizer,
                  caption_length:int=20,     # tokens
                  all_captions:bool=True,    # else the first of each image
-                 together:int=1,            # captions in an item
+                 together:int=1,            # captions per item, at most
                 ):
-        pairs = [(cache.index[image.id], c) for image in data.images for c in image.captions[:None if all_captions else 1]]
-        if not pairs: raise ValueError('no captions to train on: look at the integrity report of the data (`qvision data check`)')
-        self.cache, self.pairs, self.items = cache, len(pairs), []
-        for (row, _), ids in zip(pairs, encode_captions(tokenizer, [c for _, c in pairs], caption_length)):
-            if self.items and self.items[-1][0] == row and len(self.items[-1][1]) < together: self.items[-1][1].append(ids)
-            else: self.items.append((row, [ids]))
+        used = None if all_captions else 1
+        pairs = [(cache.index[image.id], caption) for image in data.images for caption in image.captions[:used]]
+        if not pairs:
+            raise ValueError('no captions to train on: look at the integrity report of the data (`qvision data check`)')
+        self.cache = cache
+        self.pairs = len(pairs)
+        self.items = []
+        token_ids = encode_captions(tokenizer, [caption for _, caption in pairs], caption_length)
+        for (row, _), ids in zip(pairs, token_ids): self._add(row, ids, together)
+
+    def _add(self, row, ids, together):
+        "Put a caption into the last item where that is of the same image and has room, else into a new one."
+        last_row, captions = self.items[-1] if self.items else (None, [])
+        if last_row == row and len(captions) < together: captions.append(ids)
+        else: self.items.append((row, [ids]))
+
     def __len__(self): return len(self.items)
+
     def __getitem__(self, i): return self.items[i] # row of the features, lists of token ids
 
 # %% ../nbs/20_training.ipynb #22fb073e
 class Collate:
-    "Batches of what `Captioner.forward` takes; padding is ignored by the loss."
-    def __init__(self, dataset:CaptionDataset, pad_token_id:int,
-                 states:TextStates=None): # of every caption, where the blocks below are set aside
-        self.features, self.pad, self.states = dataset.cache.features, pad_token_id, states
-    def __call__(self, items:list)->dict: # patch_features (images,P,Dv), image_index (B,), input_ids, attention_mask, labels (B,T); text_states (B,T,D)
-        rows, ids = [row for row, _ in items], [x for _, captions in items for x in captions]
+    "Collate items into the arguments of `Captioner.forward`; padding is ignored by the loss."
+    def __init__(self, dataset:CaptionDataset,
+                 pad_token_id:int,
+                 states:TextStates=None, # of every caption, where the blocks below are set aside
+                ):
+        self.features = dataset.cache.features
+        self.pad = pad_token_id
+        self.states = states
+
+    def __call__(self, items:list # of (row of the features, lists of token ids)
+                )->dict:          # arguments of `Captioner.forward`
+        """Return `patch_features` (images,P,Dv), `image_index` (B,), `input_ids`, `attention_mask` and `labels` (B,T);
+        with states also `text_states` (B,T,D)."""
+        rows = [row for row, _ in items]
+        ids = [x for _, captions in items for x in captions]
+        image_index = [i for i, (_, captions) in enumerate(items) for _ in captions]
         length = max(map(len, ids))
         input_ids = torch.tensor([x + [self.pad]*(length - len(x)) for x in ids])
-        keep = torch.arange(length) < torch.tensor([len(x) for x in ids])[:, None]
+        positions = torch.arange(length)
+        keep = positions < torch.tensor([len(x) for x in ids])[:, None]
+        unscored = ~keep | (positions == 0) # nothing predicts <START>, so it must not count as a token either
         batch = dict(patch_features=torch.from_numpy(np.stack([self.features[r] for r in rows]).astype(np.float32)),
-                    image_index=torch.tensor([i for i, (_, captions) in enumerate(items) for _ in captions]), input_ids=input_ids,
-                    attention_mask=keep.long(), labels=input_ids.masked_fill(~keep | (torch.arange(length) == 0), -100)) # nothing predicts <START>, so it must not count as a token either
-        return batch if self.states is None else batch | dict(text_states=self.states.padded(ids, length))
+                     image_index=torch.tensor(image_index),
+                     input_ids=input_ids,
+                     attention_mask=keep.long(),
+                     labels=input_ids.masked_fill(unscored, -100))
+        if self.states is not None: batch['text_states'] = self.states.padded(ids, length)
+        return batch
 
 # %% ../nbs/20_training.ipynb #c0b55542
 class Reports(TrainerCallback):
     "Progress every `every` seconds; after each epoch the validation loss and sample captions."
-    def __init__(self, model:Captioner, validation=None, # batches with labels
-                 samples:Tensor=None,                    # (N,P,Dv) features to caption
-                 every:float=10., quiet:bool=False, out=None):
-        self.model, self.validation, self.samples, self.every, self.quiet, self.out = model, validation, samples, every, quiet, out or sys.stdout
-        self.history, self.captions, self.last, self.whole = [], [], 0., nullcontext # `train_phase` says how to have the whole model for a moment
+    def __init__(self, model:Captioner,
+                 validation=None,        # batches with labels
+                 samples:Tensor=None,    # (N,P,Dv) features to caption
+                 every:float=10.,        # seconds between lines, at least
+                 quiet:bool=False,       # print nothing; the history is kept all the same
+                 out=None,               # file to print to; standard output where None
+                ):
+        self.model = model
+        self.validation = validation
+        self.samples = samples
+        self.every = every
+        self.quiet = quiet
+        self.out = out or sys.stdout
+        self.history = []  # an entry per log of the Trainer
+        self.captions = [] # an entry per epoch
+        self.last = 0.     # when the last line was printed
+        self.whole = nullcontext # `train_phase` says how to have the whole model for a moment
 
     def say(self, text):
+        "Print `text` at once, unless quiet."
         if not self.quiet: print(text, file=self.out, flush=True)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if 'loss' not in logs: return
-        self.history.append(dict(step=state.global_step, loss=float(logs['loss']), learning_rate=float(logs['learning_rate'])))
+        loss = float(logs['loss'])
+        self.history.append(dict(step=state.global_step, loss=loss, learning_rate=float(logs['learning_rate'])))
         if time.monotonic() - self.last >= self.every or state.global_step == state.max_steps:
-            self.last = time.monotonic(); self.say(f'step {state.global_step:>5} of {state.max_steps}  loss {float(logs["loss"]):.3f}')
+            self.last = time.monotonic()
+            self.say(f'step {state.global_step:>5} of {state.max_steps}  loss {loss:.3f}')
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        entry, training = dict(step=state.global_step, epoch=round(state.epoch, 2)), self.model.training
+        entry = dict(step=state.global_step, epoch=round(state.epoch, 2))
+        training = self.model.training
         self.model.eval()
         with self.whole():
             if self.validation: entry['validation_loss'] = validation_loss(self.model, self.validation)
             if self.samples is not None: entry['captions'] = self.model.caption_features(self.samples)
         self.model.train(training)
         self.captions.append(entry)
-        self.say(f'epoch {entry["epoch"]:g}' + (f'  validation loss {entry["validation_loss"]:.3f}' if self.validation else '')
-                 + ''.join(f'\n    {c}' for c in entry.get('captions', [])))
+        self.say(self._line(entry))
+
+    def _line(self, entry:dict)->str:
+        line = f'epoch {entry["epoch"]:g}'
+        if self.validation: line += f'  validation loss {entry["validation_loss"]:.3f}'
+        return line + ''.join(f'\n    {caption}' for caption in entry.get('captions', []))
 
 @torch.no_grad()
-def validation_loss(model, batches)->float:
-    "Mean cross-entropy a token, in nats."
-    losses = [(model(**{k: v.to(model.device) for k, v in b.items()}).loss.item(), (b['labels'][:, 1:] != -100).sum().item()) for b in batches]
-    return sum(l*n for l, n in losses)/sum(n for _, n in losses)
+def validation_loss(model:Captioner,
+                    batches,  # with labels; they are moved to the model's device
+                   )->float:
+    "Return the mean cross-entropy per token, in nats."
+    losses, tokens = [], []
+    for batch in batches:
+        on_device = {k: v.to(model.device) for k, v in batch.items()}
+        losses.append(model(**on_device).loss.item())
+        tokens.append((batch['labels'][:, 1:] != -100).sum().item())
+    return sum(loss*n for loss, n in zip(losses, tokens))/sum(tokens)
 
 # %% ../nbs/20_training.ipynb #2d0d67d5
 @dataclass
@@ -102,98 +154,158 @@ class TrainParameters:
     preset:str='mini'          # mini, base or reference
     phase:int=1                # 1 or 2
     data:str=''                # folder in COCO layout; the embedded data set where empty
-    split:str='train2017'
-    validation:str='val2017'
-    karpathy:str=''            # Karpathy's dataset_coco.json; split and validation are then written SPLIT/NAME, as train2017/test
-    seed:int=0
+    split:str='train2017'      # split to train on
+    validation:str='val2017'   # split for the validation loss and the examples
+    karpathy:str=''            # Karpathy's dataset_coco.json; split and validation are then SPLIT/NAME: train2017/test
+    seed:int=0                 # of initial weights, order and dropout
     name:str=''                # of the run
     start:str=''               # run that it continues; for phase 2 the newest finished phase 1 where empty
     encoder:str=''             # hub id, folder or package:NAME
-    decoder:str=''
+    decoder:str=''             # hub id, folder or package:NAME
     bridge:str=''              # qformer, mlp, linear, blind
     fusion:str=''              # late, prefix, interleaved
-    num_queries:int=0
-    ratio:float=-1.            # share of the decoder's blocks that is frozen
-    learning_rate:float=0.
-    batch_size:int=0
-    epochs:int=0
-    accumulation:int=0
+    num_queries:int=0          # Q
+    ratio:float=-1.            # share of the decoder's blocks that is frozen; the phase's own where negative
+    learning_rate:float=0.     # peak
+    batch_size:int=0           # captions
+    epochs:int=0               # passes over the data
+    accumulation:int=0         # batches per step
     captions_together:int=0    # captions of one image in a batch
     precision:str=''           # bf16 or fp32
     caption_length:int=0       # tokens
-    limit:int=0                # images
-    max_steps:int=0
-    save_steps:int=500
-    text_cache:float=20.       # GB that the frozen lower blocks' states of the captions may take on disk; they are computed at every step where they would take more
+    limit:int=0                # images; all where 0
+    max_steps:int=0            # steps in place of epochs, where not 0
+    save_steps:int=500         # steps between checkpoints
+    text_cache:float=20.       # GB of cached states of the frozen lower blocks, at most; above, computed at each step
     resume:bool=False          # go on with the newest unfinished run, or with `name`
     show_images:bool=True      # False: no picture of the data in the archive
-    quiet:bool=False
+    quiet:bool=False           # no progress
+
+    def _given(self, *names)->dict: # name -> value
+        "Return those of the named parameters that are not empty or 0."
+        return {k: value for k in names if (value := getattr(self, k))}
 
     def resolve(self)->tuple[Preset, Phase]:
-        "The preset and the phase that these parameters mean."
-        changed = lambda names: {k: v for k in names if (v := getattr(self, k))}
-        preset = get_preset(self.preset, **changed(('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length')))
-        if self.phase not in preset.phases: raise ValueError(f'preset {preset.name} has phases {", ".join(map(str, preset.phases))}, not {self.phase}')
-        phase = replace(preset.phases[self.phase], **changed(('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')))
-        return preset, phase if self.ratio < 0 else replace(phase, ratio=self.ratio)
+        "Return the preset and the phase that these parameters mean."
+        built = self._given('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length')
+        preset = get_preset(self.preset, **built)
+        if self.phase not in preset.phases:
+            there = ', '.join(map(str, preset.phases))
+            raise ValueError(f'preset {preset.name} has phases {there}, not {self.phase}')
+        trained = self._given('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')
+        phase = replace(preset.phases[self.phase], **trained)
+        if self.ratio >= 0: phase = replace(phase, ratio=self.ratio) # 0 is a ratio too
+        return preset, phase
 
-    def check_parent(self, model:Captioner, name:str):
-        "A phase goes on with the model of the one before: another encoder, decoder, bridge … is an error, not ignored."
+    def check_parent(self, model:Captioner, # of the run that this one continues
+                     name:str,              # of that run
+                    ):
+        "Raise an error where another encoder, decoder, bridge … is asked for than the continued model has."
         for k in ('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length'):
             has = getattr(model.config, f'{k}_name' if k in ('encoder', 'decoder') else k)
-            if (given := getattr(self, k)) and given != has: raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a run that has it (-p start NAME), or leave {k} out (on --resume: -p {k}=)')
+            given = getattr(self, k)
+            if given and given != has:
+                raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a '
+                                 f'run that has it (-p start NAME), or leave {k} out (on --resume: -p {k}=)')
 
 # %% ../nbs/20_training.ipynb #a79104dc
 def images_a_batch(phase:Phase)->int:
-    "Items of a batch: `batch_size` counts captions."
+    "Return the number of items per batch: `batch_size` counts captions."
     return max(1, round(phase.batch_size/phase.captions_together))
 
-def training_arguments(phase:Phase, folder, max_steps:int=0, seed:int=0, save_steps:int=200, log_steps:int=20)->TrainingArguments:
-    "A phase in transformers' words: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
+def training_arguments(phase:Phase,
+                       folder,              # checkpoints go here
+                       max_steps:int=0,     # in place of the phase's epochs, where not 0
+                       seed:int=0,
+                       save_steps:int=200,  # steps between checkpoints
+                       log_steps:int=20,    # steps between log entries
+                      )->TrainingArguments:
+    "Return a phase as transformers' arguments: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
+    lowest = min(phase.min_learning_rate, phase.learning_rate)
     arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=phase.epochs, max_steps=max_steps or -1, per_device_train_batch_size=images_a_batch(phase),
-        gradient_accumulation_steps=phase.accumulation, learning_rate=phase.learning_rate, weight_decay=phase.weight_decay, max_grad_norm=phase.max_grad_norm,
-        lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=dict(min_lr=min(phase.min_learning_rate, phase.learning_rate)), bf16=phase.precision == 'bf16',
-        use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, logging_steps=log_steps, save_steps=save_steps, save_total_limit=1, report_to='none',
-        remove_unused_columns=False, label_names=['labels'], disable_tqdm=True)
+        output_dir=str(folder), report_to='none', disable_tqdm=True, seed=seed, data_seed=seed,
+        # the loop
+        num_train_epochs=phase.epochs, max_steps=max_steps or -1, per_device_train_batch_size=images_a_batch(phase),
+        gradient_accumulation_steps=phase.accumulation, remove_unused_columns=False, label_names=['labels'],
+        # the optimiser
+        learning_rate=phase.learning_rate, weight_decay=phase.weight_decay, max_grad_norm=phase.max_grad_norm,
+        lr_scheduler_type='cosine_with_min_lr', lr_scheduler_kwargs=dict(min_lr=lowest),
+        # the machine
+        bf16=phase.precision == 'bf16', use_cpu=not torch.cuda.is_available(),
+        # logs and checkpoints
+        logging_steps=log_steps, save_steps=save_steps, save_total_limit=1)
     return on_one_device(arguments)
 
 def on_one_device(arguments:TrainingArguments)->TrainingArguments:
-    "No copy of the model on every card, which would tear captions from their images: one is used."
-    arguments.device; arguments._n_gpu = min(1, arguments.n_gpu) # the first counts the cards
+    "Use one card at most: a copy of the model on every card would tear captions from their images."
+    arguments.device # counts the cards, and would do so after the next line otherwise
+    arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
-def newest_checkpoint(folder:Path)->Path|None:
-    "The newest complete checkpoint: the Trainer writes its state last, and a process may be killed before that."
-    def complete(path):
-        try: return bool(json.loads((path/'trainer_state.json').read_text()))
-        except (OSError, ValueError): return False
-    return max(filter(complete, Path(folder).glob('checkpoint-*')), key=lambda p: int(p.name.rpartition('-')[2]), default=None)
+def _is_complete(checkpoint:Path)->bool:
+    try: return bool(json.loads((checkpoint/'trainer_state.json').read_text()))
+    except (OSError, ValueError): return False
+
+def _step_of(checkpoint:Path)->int: return int(checkpoint.name.rpartition('-')[2])
+
+def newest_checkpoint(folder:Path # of a run's checkpoints; it need not exist
+                     )->Path|None:
+    "Return the newest complete checkpoint: the Trainer writes its state last, and a process may be killed before that."
+    return max(filter(_is_complete, Path(folder).glob('checkpoint-*')), key=_step_of, default=None)
+
+# %% ../nbs/20_training.ipynb #9df70f88
+def _note_depth(folder, depth:int, resumes:bool)->None:
+    "Note the number of blocks that are set aside; raise an error where the checkpoints to resume from have another."
+    file = Path(folder)/'set_aside.json'
+    if resumes and file.is_file():
+        before = json.loads(file.read_text())['blocks']
+        if before != depth:
+            raise ValueError(f'the checkpoints in {folder} are of a model without its lowest {before} blocks, which '
+                             f'were cached, and now {depth} would be: resume with the text_cache and the ratio that '
+                             'it was started with')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(dict(blocks=depth)))
+
+def _log_steps(dataset:CaptionDataset, phase:Phase, max_steps:int)->int: # 20, or a third of a short run
+    batches = -(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
+    steps = max_steps or phase.epochs*batches
+    return max(1, min(20, steps//3))
 
 def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
-                folder:Path,             # checkpoints go here
-                seed:int=0, resume:bool=False, max_steps:int=0, save_steps:int=200,
-                reports:Reports=None, callbacks=(), # TrainerCallbacks
-                parts=(),                # only these trainable parts of the model ('fusion', 'bridge' …), all where empty
-               text_cache:float=20.,    # GB, see `cached_states`
-               )->list[dict]: # the log: step, loss (mean over 20 steps), learning_rate
-    "Freeze what the phase freezes and train the rest in place; `resume` continues from the newest checkpoint in `folder`."
+                folder:Path,            # checkpoints go here
+                seed:int=0,             # of order and dropout
+                resume:bool=False,      # continue from the newest checkpoint in `folder`, if there is one
+                max_steps:int=0,        # in place of the phase's epochs, where not 0
+                save_steps:int=200,     # steps between checkpoints
+                reports:Reports=None,
+                callbacks=(),           # TrainerCallbacks
+                parts=(),               # only these trainable parts ('fusion', 'bridge' …), all where empty
+                text_cache:float=20.,   # GB, see `cached_states`
+               )->list[dict]:           # the log: step, loss (mean over 20 steps), learning_rate
+    "Freeze what the phase freezes and train the rest in place."
     set_seed(seed)
+    # 1. what trains
     apply_phase(model, phase.ratio)
     if parts: keep_training(model, parts)
+    # 2. the states of the captions below it, computed once
     quiet = reports is None or reports.quiet
-    steps = max_steps or phase.epochs*-(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
     newest = newest_checkpoint(folder) if resume else None
-    depth = frozen_depth(model); states = cached_states(model, depth, [ids for _, captions in dataset.items for ids in captions], text_cache, progress=not quiet)
-    depth = depth if states else 0; aside_file = Path(folder)/'set_aside.json'
-    if newest and aside_file.is_file() and (before := json.loads(aside_file.read_text())['blocks']) != depth:
-        raise ValueError(f'the checkpoints in {folder} are of a model without its lowest {before} blocks, which were cached, and now {depth} would be: resume with the text_cache and the ratio that it was started with')
-    aside_file.parent.mkdir(parents=True, exist_ok=True); aside_file.write_text(json.dumps(dict(blocks=depth)))
-    with SetAside(model, depth, folder, torch.bfloat16 if phase.precision == 'bf16' else None) as aside:
+    depth = frozen_depth(model)
+    token_ids = [ids for _, captions in dataset.items for ids in captions]
+    states = cached_states(model, depth, token_ids, text_cache, progress=not quiet)
+    if states is None: depth = 0
+    _note_depth(folder, depth, newest is not None)
+    # 3. training, with tower and lowest blocks set aside
+    embedding_dtype = torch.bfloat16 if phase.precision == 'bf16' else None
+    with SetAside(model, depth, folder, embedding_dtype) as aside:
         if reports: reports.whole = aside.whole
-        trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, max(1, min(20, steps//3))), train_dataset=dataset,
-                          data_collator=Collate(dataset, model.tokenizer.pad_token_id, states), callbacks=[*([reports] if reports else []), *callbacks])
+        log_steps = _log_steps(dataset, phase, max_steps)
+        trainer = Trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, log_steps),
+                          train_dataset=dataset, data_collator=Collate(dataset, model.tokenizer.pad_token_id, states),
+                          callbacks=[*([reports] if reports else []), *callbacks])
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    # 4. what was logged
     model.eval()
-    return [dict(step=x['step'], loss=float(x['loss']), learning_rate=float(x['learning_rate'])) for x in trainer.state.log_history if 'loss' in x]
+    logs = [x for x in trainer.state.log_history if 'loss' in x]
+    return [dict(step=x['step'], loss=float(x['loss']), learning_rate=float(x['learning_rate'])) for x in logs]

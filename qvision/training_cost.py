@@ -25,78 +25,160 @@ from .text_states import SetAside, TextStates, frozen_depth
 from .training import Collate
 
 # %% ../nbs/32a_training_cost.ipynb #56d8a06f
-def published_step(model:Captioner, optimiser, pixel_values:Tensor, # (B,3,H,W), one image a caption
-                   ids:Tensor, precision:str='fp32')->float:       # (B,T)
-    "Forward, backward, clipping and update as the published loop does them; the loss."
-    with _autocast(precision, ids): loss = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
-    return _update(model, optimiser, loss)
+def _autocast(precision, tensor):
+    return torch.autocast(tensor.device.type, torch.bfloat16, enabled=precision == 'bf16')
 
-def cached_step(model:Captioner, optimiser, patch_features:Tensor, # (images,P,Dv)
-                ids:Tensor,                                        # (B,T), B a multiple of the images
-                text_states:Tensor=None, precision:str='fp32')->float: # (B,T,D)
-    "The same from cached features and, where the lower blocks are aside, cached text states."
-    index = torch.arange(len(ids), device=ids.device)//(len(ids)//len(patch_features))
-    with _autocast(precision, ids): loss = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, image_index=index, text_states=text_states).loss
-    return _update(model, optimiser, loss)
-
-def _autocast(precision, tensor): return torch.autocast(tensor.device.type, torch.bfloat16, enabled=precision == 'bf16')
-
-def _update(model, optimiser, loss):
-    loss.backward(); nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 5.)
-    optimiser.step(); optimiser.zero_grad()
+def _update(model, optimiser, loss)->float:
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 5.)
+    optimiser.step()
+    optimiser.zero_grad()
     return loss.item()
 
-def training_setup(kind:str,       # 'published' or 'cached'
-                   preset='',      # 'reference' or 'base' where empty
-                   ratio:float=.7, batch:int=8, tokens:int=20, captions_together:int=1, precision:str='fp32', # or 'bf16', as in a `Phase`
-                   device:str='cpu')->Callable: # a step
-    "A model at full size with its optimiser, ready to be timed."
-    model = apply_phase(full_size(preset or dict(published='reference', cached='base')[kind]), ratio).train().to(device)
-    for p in model.parameters(): # a constant model learns nothing and goes to numbers too small to be quick
+def published_step(model:Captioner,
+                   optimiser,
+                   pixel_values:Tensor,  # (B,3,H,W), one image per caption
+                   ids:Tensor,           # (B,T)
+                   precision:str='fp32', # or 'bf16'
+                  )->float:              # loss
+    "Take a training step as the published loop does: forward, backward, clipping and update."
+    with _autocast(precision, ids):
+        out = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    return _update(model, optimiser, out.loss)
+
+def cached_step(model:Captioner,
+                optimiser,
+                patch_features:Tensor,   # (images,P,Dv)
+                ids:Tensor,              # (B,T), B a multiple of the images
+                text_states:Tensor=None, # (B,T,D), where the lower blocks are set aside
+                precision:str='fp32',    # or 'bf16'
+               )->float:                 # loss
+    "Take a training step from cached features and, where the lower blocks are set aside, cached text states."
+    index = torch.arange(len(ids), device=ids.device)//(len(ids)//len(patch_features))
+    with _autocast(precision, ids):
+        out = model(patch_features=patch_features, input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids,
+                    image_index=index, text_states=text_states)
+    return _update(model, optimiser, out.loss)
+
+# %% ../nbs/32a_training_cost.ipynb #240224ab
+def _trainable(preset, ratio, device)->Captioner:
+    model = apply_phase(full_size(preset), ratio).train().to(device)
+    for p in model.parameters():
         if p.ndim > 1: p.data.normal_(std=.02)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-5, **(dict(fused=True) if kind == 'cached' else {})) # one pass over the weights, as transformers' Trainer takes it; the published code has PyTorch's default
+    return model
+
+def _optimiser(model, kind):
+    # qvision's takes one pass over the weights, as transformers' Trainer does; the published code has PyTorch's default
+    options = dict(fused=True) if kind == 'cached' else {}
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-5, **options)
+
+def training_setup(kind:str,                # 'published' or 'cached'
+                   preset='',               # a name or a Preset (default: 'reference' or 'base')
+                   ratio:float=.7,          # frozen share of the decoder's blocks
+                   batch:int=8,             # captions, B
+                   tokens:int=20,           # per caption, T
+                   captions_together:int=1, # per image, where cached
+                   precision:str='fp32',    # or 'bf16', as in a `Phase`
+                   device:str='cpu',
+                  )->Callable:              # a step
+    "Build a model at full size with its optimiser, ready to be timed."
+    model = _trainable(preset or dict(published='reference', cached='base')[kind], ratio, device)
+    optimiser = _optimiser(model, kind)
     ids = torch.randint(0, model.config.text_config.vocab_size, (batch, tokens), device=device)
     if kind == 'published':
-        size = tower_config(model.config.vision_config).image_size; pixels = torch.randn(batch, 3, size, size, device=device)
+        size = tower_config(model.config.vision_config).image_size
+        pixels = torch.randn(batch, 3, size, size, device=device)
         return lambda: published_step(model, optimiser, pixels, ids, precision)
-    features = torch.randn(batch//captions_together, model.encoder.num_patches, model.encoder.projection.in_features, device=device)
-    depth = frozen_depth(model); states = torch.randn(batch, tokens, model.config.width, device=device) if depth else None
+    width = model.encoder.projection.in_features
+    features = torch.randn(batch//captions_together, model.encoder.num_patches, width, device=device)
+    depth = frozen_depth(model)
+    states = torch.randn(batch, tokens, model.config.width, device=device) if depth else None
     SetAside(model, depth, dtype=torch.bfloat16 if precision == 'bf16' else None).take_out()
     return lambda: cached_step(model, optimiser, features, ids, states, precision)
 
-def training_seconds(steps:dict, # name -> arguments of `training_setup`
-                     turns:int=7, warm:int=2)->dict: # name -> seconds, a list
-    "Steps in turns, for `in_process`: memory that one comparison took is free for the next. A step of the published loop swings with the allocator, so there are several."
+# %% ../nbs/32a_training_cost.ipynb #c89d188c
+def training_seconds(steps:dict,  # name -> arguments of `training_setup`
+                     turns:int=7, # that count
+                     warm:int=2,  # turns before them
+                    )->dict:      # name -> seconds, a list
+    "Time training steps in turns, for `in_process`."
     return interleaved({name: training_setup(*args) for name, args in steps.items()}, turns, warm)
 
-def training_peak(*args)->float: # loss of the second step
-    "Two training steps, for `in_process`."
-    step = training_setup(*args); step()
+def training_peak(*args,   # of `training_setup`
+                 )->float: # loss of the second step
+    "Take two training steps, for `in_process`."
+    step = training_setup(*args)
+    step()
     return step()
 
 # %% ../nbs/32a_training_cost.ipynb #86e5927b
-def loading_seconds(folder, preset='base', images:int=1000, captions:int=5, batch:int=8, tokens:int=20, batches:int=50)->float: # a batch
-    "Time to read a batch from memory-mapped features and text states of a preset's size, in random order."
-    config = build_meta(preset).config; rng = np.random.default_rng(0); patches, inside = num_patches(config.vision_config), config.vision_config.hidden_size
-    texts = [tuple(row) for row in rng.integers(5, 999, (images*captions, tokens)).tolist()]; maps = {}
-    for name, shape in dict(features=(images, patches, inside), states=(len(texts)*tokens, config.width)).items():
-        maps[name] = np.lib.format.open_memmap(Path(folder)/f'{name}.npy', 'w+', np.float16, shape); maps[name][:] = 1; maps[name].flush()
-    collate = Collate(SimpleNamespace(cache=SimpleNamespace(features=maps['features'])), 0, TextStates(maps['states'], {t: i*tokens for i, t in enumerate(texts)}))
-    chosen = [[(int(i)//captions, [list(texts[i])]) for i in rng.integers(0, len(texts), batch)] for _ in range(batches)]
+def _mapped(path, shape)->np.ndarray: # float16, of ones
+    values = np.lib.format.open_memmap(path, 'w+', np.float16, shape)
+    values[:] = 1
+    values.flush()
+    return values
+
+def _random_batches(rng, texts, captions, batch, batches)->list: # of (row of the image, [ids])
+    found = []
+    for _ in range(batches):
+        chosen = rng.integers(0, len(texts), batch)
+        found.append([(int(i)//captions, [list(texts[i])]) for i in chosen])
+    return found
+
+def loading_seconds(folder,           # for the files
+                    preset='base',    # whose sizes the files have
+                    images:int=1000,  # with features
+                    captions:int=5,   # per image
+                    batch:int=8,      # captions
+                    tokens:int=20,    # per caption
+                    batches:int=50,   # to read
+                   )->float:          # seconds per batch, the median
+    "Time reading batches from memory-mapped features and text states, in random order."
+    config = build_meta(preset).config
+    rng = np.random.default_rng(0)
+    texts = [tuple(row) for row in rng.integers(5, 999, (images*captions, tokens)).tolist()]
+    patches = num_patches(config.vision_config)
+    features = _mapped(Path(folder)/'features.npy', (images, patches, config.vision_config.hidden_size))
+    states = _mapped(Path(folder)/'states.npy', (len(texts)*tokens, config.width))
+    start = {text: i*tokens for i, text in enumerate(texts)}
+    dataset = SimpleNamespace(cache=SimpleNamespace(features=features))
+    collate = Collate(dataset, 0, TextStates(states, start))
     taken = []
-    for items in chosen: start = time.perf_counter(); collate(items); taken.append(time.perf_counter() - start)
+    for items in _random_batches(rng, texts, captions, batch, batches):
+        begin = time.perf_counter()
+        collate(items)
+        taken.append(time.perf_counter() - begin)
     return statistics.median(taken)
 
 # %% ../nbs/32a_training_cost.ipynb #df77c66b
-def device_rows(device:str, # 'cuda', 'cuda:1' …
-                base:str='base', reference:str='reference', batch:int=8, tokens:int=20, turns:int=5)->dict: # seconds: latency of a caption and of a training step of phase 1, for both systems
-    "qvision and the published algorithm on one device: captions in bfloat16, training in float32."
-    finished = torch.cuda.synchronize if device.startswith('cuda') else lambda: None
-    def done(f): return lambda: (f(), finished())
-    rows = {}
-    with torch.no_grad():
-        models = {name: full_size(preset, torch.bfloat16).to(device) for name, preset in (('qvision', base), ('published algorithm', reference))}; x = blank(models['qvision'])
-        rows['caption'] = interleaved({name: done(lambda f=f, m=models[name]: f(m, x, tokens)) for name, f in (('qvision', caption_once), ('published algorithm', published_decode))}, turns)
-    del models, x
-    rows['training step'] = interleaved({name: done(training_setup(kind, preset, .7, batch, tokens, 1, device=device)) for name, kind, preset in (('qvision', 'cached', base), ('published algorithm', 'published', reference))}, turns)
-    return {row: {name: summary(seconds) for name, seconds in found.items()} for row, found in rows.items()}
+def _finishing(task, device)->Callable:
+    def finished():
+        task()
+        if device.startswith('cuda'): torch.cuda.synchronize()
+    return finished
+
+@torch.no_grad()
+def _caption_times(device, base, reference, tokens, turns)->dict: # name -> seconds, a list
+    ours = full_size(base, torch.bfloat16).to(device)
+    published = full_size(reference, torch.bfloat16).to(device)
+    x = blank(ours)
+    tasks = {'qvision': lambda: caption_once(ours, x, tokens),
+             'published algorithm': lambda: published_decode(published, x, tokens)}
+    return interleaved({name: _finishing(task, device) for name, task in tasks.items()}, turns)
+
+def _step_times(device, base, reference, batch, tokens, turns)->dict: # name -> seconds, a list
+    tasks = {'qvision': training_setup('cached', base, .7, batch, tokens, 1, device=device),
+             'published algorithm': training_setup('published', reference, .7, batch, tokens, 1, device=device)}
+    return interleaved({name: _finishing(task, device) for name, task in tasks.items()}, turns)
+
+def device_rows(device:str,                 # 'cuda', 'cuda:1' …
+                base:str='base',            # preset of qvision
+                reference:str='reference',  # preset of the published algorithm
+                batch:int=8,                # captions of a training step
+                tokens:int=20,              # per caption
+                turns:int=5,                # of each
+               )->dict:                     # 'caption', 'training step' (of phase 1) -> system -> `summary` in seconds
+    "Time qvision and the published algorithm on one device: captions in bfloat16, training in float32."
+    rows = {'caption': _caption_times(device, base, reference, tokens, turns),
+            'training step': _step_times(device, base, reference, batch, tokens, turns)}
+    return {row: {name: summary(seconds) for name, seconds in times.items()} for row, times in rows.items()}

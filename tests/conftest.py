@@ -1,4 +1,4 @@
-"What the tests share: the repository, a small embedded data set, tiny backbones, and a place for runs outside the repository."
+"Shared by the tests: the repository, a small embedded data set, and a place for runs outside the repository."
 import os
 import subprocess
 import sys
@@ -16,21 +16,22 @@ def root(): return ROOT
 
 @pytest.fixture(scope='session')
 def minicoco(tmp_path_factory):
-    "A small embedded data set."
+    "Draw a small embedded data set."
     from qvision.minicoco import write_minicoco
-    return write_minicoco(tmp_path_factory.mktemp('data')/'minicoco', splits=dict(train2017=60, val2017=24, shifted2017=12), workers=1, progress=False)
+    folder = tmp_path_factory.mktemp('data')/'minicoco'
+    return write_minicoco(folder, splits=dict(train2017=60, val2017=24, shifted2017=12), workers=1, progress=False)
 
 
 @pytest.fixture(scope='session')
 def workplace(tmp_path_factory):
-    "An environment in which runs and caches stay out of the repository."
+    "Return an environment in which runs and caches stay out of the repository."
     folder = tmp_path_factory.mktemp('work')
     return os.environ | dict(QVISION_EXPERIMENTS=str(folder/'experiments'), QVISION_CACHE=str(folder/'cache'))
 
 
 @pytest.fixture(scope='session')
 def qvision(workplace):
-    "The command line, from a given folder: `qvision('run', 'train', cwd=…)`."
+    "Call the command line from a given folder: `qvision('run', 'train', cwd=…)`."
     command = str(Path(sys.executable).parent/'qvision')
     def call(*args, cwd, check=True):
         done = subprocess.run([command, *map(str, args)], cwd=cwd, env=workplace, capture_output=True, text=True)

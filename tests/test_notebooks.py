@@ -1,14 +1,15 @@
-"The tests inside each library notebook, through nbdev's own runner: one test a notebook."
+"The tests inside each library notebook, through nbdev's own runner: one test per notebook."
 from pathlib import Path
 
 import pytest
 from nbdev.test import test_nb as run_notebook
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent/'nbs').glob('[0-9]*.ipynb'))
+NBS = Path(__file__).parent.parent/'nbs'
+NOTEBOOKS = sorted(p for p in NBS.rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 
-@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda p: p.relative_to(NBS).with_suffix('').as_posix())
 def test_notebook(notebook, monkeypatch):
     monkeypatch.chdir(notebook.parent)
     passed, seconds = run_notebook(notebook, do_print=False)
-    assert passed, f'{notebook.name} fails: run it in Jupyter, or nbdev_test --path nbs/{notebook.name}'
+    assert passed, f'{notebook.name} fails: run it in Jupyter, or nbdev_test --path {notebook}'

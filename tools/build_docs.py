@@ -1,4 +1,5 @@
-"The docs site from the notebooks with their saved outputs and from archived runs: nbdev's processing, rendered by smalldocs. No Quarto, no network."
+"""Build the docs site from the notebooks with their saved outputs and from archived runs: nbdev's processing, rendered
+by smalldocs. No Quarto, no network."""
 import re
 import shutil
 import subprocess
@@ -17,145 +18,259 @@ from qvision.claims import usual
 from qvision.runs import flatten, list_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-PROC, SITE = ROOT/'_proc', ROOT/'_docs'
+PROC = ROOT/'_proc'
+SITE = ROOT/'_docs'
+WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 
 def latest(runs)->dict: # kind -> its newest usual run
-    return {r.info['kind']: r for r in runs if usual(r)}
+    "Return the run that each experiment's page shows."
+    return {run.info['kind']: run for run in runs if usual(run)}
+
+
+def clean(outputs:list)->list:
+    "Return a cell's outputs without progress bars and warnings; what was printed in pieces is joined."
+    kept = []
+    for output in outputs:
+        if output.get('name') == 'stderr' or WIDGET in output.get('data', {}): continue
+        goes_on = kept and output.output_type == 'stream' and kept[-1].output_type == 'stream'
+        if goes_on: kept[-1].text += output.text
+        else: kept.append(output)
+    return kept
 
 
 def show_what_was_run(runs)->None:
-    "An experiment's page is its newest archived run: the same notebook, with outputs."
+    "Make an experiment's page from its newest archived run: the same notebook, with outputs."
     for kind, run in latest(runs).items():
-        page, done = PROC/f'{kind}.ipynb', run.path/f'{kind}.ipynb'
+        page = PROC/f'{kind}.ipynb'
+        done = run.path/f'{kind}.ipynb'
         if not (page.is_file() and done.is_file()): continue
-        head, nb = nbformat.read(page, 4).cells[0], nbformat.read(done, 4)
-        nb.cells = [c for c in nb.cells if 'injected-parameters' not in c.metadata.get('tags', [])]
-        for c in nb.cells: c.outputs = clean(c.get('outputs', [])) if c.cell_type == 'code' else None
-        for c in nb.cells:
-            if c.cell_type != 'code': del c['outputs']
-        nb.cells[0] = nbformat.v4.new_markdown_cell(f'*Shown as archived in the run [{run.name}](runs/{run.name}.html).*'); nb.cells.insert(0, head)
+        head = nbformat.read(page, 4).cells[0]
+        nb = nbformat.read(done, 4)
+        nb.cells = [cell for cell in nb.cells if 'injected-parameters' not in cell.metadata.get('tags', [])]
+        for cell in nb.cells:
+            if cell.cell_type == 'code': cell.outputs = clean(cell.get('outputs', []))
+            else: cell.pop('outputs', None)
+        origin = f'*Shown as archived in the run [{run.name}](runs/{run.name}.html).*'
+        nb.cells = [head, nbformat.v4.new_markdown_cell(origin), *nb.cells[1:]]
         nbformat.write(nb, page)
 
 
+def _without_links(block:re.Match)->str:
+    return re.sub(r'\[(`[^`\n]+`)\]\(https?://[^)\s]+\)', r'\1', block[0])
+
+
 def plain_signatures()->None:
-    "nbdev links names in a signature's comments too, where a link is only its text."
+    "Undo nbdev's links to names in signatures' comments, where a link is only its text."
     for page in PROC.rglob('*.ipynb'):
         nb = nbformat.read(page, 4)
-        for c in nb.cells:
-            for data in (o['data'] for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
-                data['text/markdown'] = re.sub(r'(?s)```python.*?```', lambda block: re.sub(r'\[(`[^`\n]+`)\]\(https?://[^)\s]+\)', r'\1', block[0]), data['text/markdown'])
+        outputs = [output for cell in nb.cells for output in cell.get('outputs', [])]
+        for data in (output.get('data', {}) for output in outputs):
+            if 'text/markdown' not in data: continue
+            data['text/markdown'] = re.sub(r'(?s)```python.*?```', _without_links, data['text/markdown'])
         nbformat.write(nb, page)
 
 
 def write_home()->None:
-    "The home page is the README, tables of archived runs included."
-    page = PROC/'index.ipynb'; nb = nbformat.read(page, 4)
-    text = (ROOT/'README.md').read_text(encoding='utf8'); text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
-    nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]; nbformat.write(nb, page)
+    "Make the home page from the README, tables of archived runs included."
+    page = PROC/'index.ipynb'
+    nb = nbformat.read(page, 4)
+    text = (ROOT/'README.md').read_text(encoding='utf8')
+    text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
+    nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]
+    nbformat.write(nb, page)
 
 
-def clean(outputs:list)->list: # without progress bars and warnings; what was printed in pieces is one
-    kept = []
-    for o in outputs:
-        if o.get('name') == 'stderr' or 'application/vnd.jupyter.widget-view+json' in o.get('data', {}): continue
-        if kept and o.output_type == 'stream' and kept[-1].output_type == 'stream': kept[-1].text += o.text
-        else: kept.append(o)
-    return kept
+def _row(values)->str:
+    cells = (str(value).replace('|', '\\|').replace('\n', ' ') for value in values)
+    return '| ' + ' | '.join(cells) + ' |'
 
 
 def table(header:list, rows:list)->str:
-    cell = lambda v: str(v).replace('|', '\\|').replace('\n', ' ')
-    return '\n'.join('| ' + ' | '.join(map(cell, r)) + ' |' for r in (header, ['---']*len(header), *rows))
+    "Return a Markdown table."
+    return '\n'.join(map(_row, (header, ['---']*len(header), *rows)))
 
 
-def plain(value): return f'{value:.4g}' if isinstance(value, float) else value
+def plain(value):
+    "Return a number as short text, anything else as it is."
+    return f'{value:.4g}' if isinstance(value, float) else value
+
+
+def _facts(run)->list[tuple]: # (name, value)
+    info = run.info
+    parent = f'[{info["parent"]}]({info["parent"]}.html)' if info.get('parent') else ''
+    memory = f'{info["peak_memory_mb"]} MB' if 'peak_memory_mb' in info else ''
+    machine = f'{info["machine"]["processor"]}, {info["machine"]["cores"]} cores'
+    return [('kind', info['kind']),
+            ('status', run.status),
+            ('continues or evaluates', parent),
+            ('started', info['started']),
+            ('seconds', info.get('seconds', '')),
+            ('peak memory', memory),
+            ('machine', machine),
+            ('data', info.get('data', {}).get('path', '')),
+            ('made again by', f'`{info["command"]}`')]
+
+
+def _short_metrics(run)->list[tuple]: # (name, value), the first 150, without long texts
+    rows = []
+    for name, value in flatten(run.metrics).items():
+        if not isinstance(value, str) or len(value) < 200: rows.append((name, plain(value)))
+    return rows[:150]
 
 
 def run_page(run)->str:
-    "Parameters, data, metrics, figures of a run."
-    info = run.info; figures = sorted((run.path/'figures').glob('*.png')) + sorted((run.path/'figures').glob('*.gif'))
-    facts = [('kind', info['kind']), ('status', run.status), ('continues or evaluates', f'[{info["parent"]}]({info["parent"]}.html)' if info.get('parent') else ''), ('started', info['started']), ('seconds', info.get('seconds', '')),
-             ('peak memory', f'{info["peak_memory_mb"]} MB' if 'peak_memory_mb' in info else ''), ('machine', f'{info["machine"]["processor"]}, {info["machine"]["cores"]} cores'), ('data', info.get('data', {}).get('path', '')), ('made again by', f'`{info["command"]}`')]
-    metrics = [(k, plain(v)) for k, v in flatten(run.metrics).items() if not isinstance(v, str) or len(v) < 200][:150]
-    return '\n\n'.join([f'---\ntitle: {run.name}\n---', table(['', ''], facts), *(f'![{f.stem.replace("_", " ")}](../experiments/{run.name}/figures/{f.name})' for f in figures),
-                        '## Parameters', table(['parameter', 'value'], [(k, plain(v)) for k, v in run.params.items()]), '## Metrics', table(['metric', 'value'], metrics)]) + '\n'
+    "Return the page of a run: parameters, data, metrics, figures."
+    figures = run.path/'figures'
+    files = sorted(figures.glob('*.png')) + sorted(figures.glob('*.gif'))
+    images = [f'![{f.stem.replace("_", " ")}](../experiments/{run.name}/figures/{f.name})' for f in files]
+    params = [(name, plain(value)) for name, value in run.params.items()]
+    parts = [f'---\ntitle: {run.name}\n---', table(['', ''], _facts(run)), *images,
+             '## Parameters', table(['parameter', 'value'], params),
+             '## Metrics', table(['metric', 'value'], _short_metrics(run))]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _thumbnail(run)->str: # the run's first figure; nothing where it has none
+    for file in sorted((run.path/'figures').glob('*.png')):
+        return f'<img src="experiments/{run.name}/figures/{file.name}" alt="{file.stem}" width="220">'
+    return ''
 
 
 def write_run_pages(runs)->None:
+    "Write a page for each run, and the page that lists them."
     (PROC/'runs').mkdir(exist_ok=True)
     for run in runs: (PROC/f'runs/{run.name}.md').write_text(run_page(run), encoding='utf8')
-    thumbnail = lambda r: next((f'<img src="experiments/{r.name}/figures/{f.name}" alt="{f.stem}" width="220">' for f in sorted((r.path/'figures').glob('*.png'))), '')
-    rows = [(f'[{r.name}](runs/{r.name}.html)', r.info['kind'], r.status, r.info.get('data', {}).get('path', ''), f'{r.info.get("seconds", 0):.0f}', thumbnail(r)) for r in reversed(runs)]
-    (PROC/'experiments.md').write_text('---\ntitle: Archived runs\ndescription: Every run that is in the repository, newest first.\n---\n\n' + table(['run', 'kind', 'status', 'data', 'seconds', ''], rows) + '\n', encoding='utf8')
+    rows = []
+    for run in reversed(runs):
+        data = run.info.get('data', {}).get('path', '')
+        seconds = f'{run.info.get("seconds", 0):.0f}'
+        link = f'[{run.name}](runs/{run.name}.html)'
+        rows.append((link, run.info['kind'], run.status, data, seconds, _thumbnail(run)))
+    head = ('---\ntitle: Archived runs\n'
+            'description: Every run that is in the repository, newest first.\n---\n\n')
+    text = head + table(['run', 'kind', 'status', 'data', 'seconds', ''], rows) + '\n'
+    (PROC/'experiments.md').write_text(text, encoding='utf8')
 
 
 def add_pages(runs)->None:
-    "What the notebooks are not: archived runs, the changelog."
+    "Add the pages that are no notebooks: archived runs, the changelog."
     write_run_pages(runs)
-    (PROC/'changelog.md').write_text('---\ntitle: Changelog\n---\n\n' + re.sub(r'^# .*\n', '', (ROOT/'CHANGELOG.md').read_text(encoding='utf8')), encoding='utf8')
+    changes = re.sub(r'^# .*\n', '', (ROOT/'CHANGELOG.md').read_text(encoding='utf8'))
+    (PROC/'changelog.md').write_text('---\ntitle: Changelog\n---\n\n' + changes, encoding='utf8')
     sidebar = (PROC/'sidebar.yml').read_text().rstrip()
-    (PROC/'sidebar.yml').write_text(sidebar + '\n      - section: Archive\n        contents:\n          - experiments.md\n          - changelog.md\n')
+    archive = ('\n      - section: Archive\n'
+               '        contents:\n'
+               '          - experiments.md\n'
+               '          - changelog.md\n')
+    (PROC/'sidebar.yml').write_text(sidebar + archive)
 
 
 def rename(site:Path)->None:
-    "nbdev names a page without its notebook's number, and links symbols to the published site: do the same here, with links inside the site."
+    """Name pages as nbdev does, without their notebooks' numbers, and turn its links to symbols, which lead to the
+    published site, into links inside the site."""
     names = {}
-    for page in PROC.glob('[0-9]*.ipynb'): names[f'{page.stem}.html'] = re.sub(r'^\d+[a-z]?_', '', page.stem) + '.html'
+    for page in PROC.glob('[0-9]*.ipynb'):
+        names[f'{page.stem}.html'] = re.sub(r'^\d+[a-z]?_', '', page.stem) + '.html'
     published = f'{get_config().doc_host}{get_config().doc_baseurl}/'
     pattern = re.compile('|'.join(map(re.escape, names)))
     for path in [*site.rglob('*.html'), site/'search.json', site/'sitemap.xml']:
         text = pattern.sub(lambda m: names[m[0]], path.read_text(encoding='utf8'))
-        if path.suffix == '.html': text = text.replace(f'href="{published}', 'href="' + '../'*(len(path.relative_to(site).parts) - 1))
+        up = '../'*(len(path.relative_to(site).parts) - 1)
+        if path.suffix == '.html': text = text.replace(f'href="{published}', f'href="{up}')
         path.write_text(text, encoding='utf8')
     for old, new in names.items():
-        if (site/new).exists() and new not in names: sys.exit(f'{old} and another page are both {new}: rename a notebook')
+        if (site/new).exists() and new not in names:
+            sys.exit(f'{old} and another page are both {new}: rename a notebook')
         (site/old).rename(site/new)
 
 
-def drop_missing_places(site:Path)->None:
-    "A method has no heading of its own: links to one lead to its page."
-    ids = {p.name: Links(p.read_text(encoding='utf8')).ids for p in site.glob('*.html')}
-    for path in site.rglob('*.html'):
-        text = path.read_text(encoding='utf8')
-        fixed = re.sub(r'href="((?:\.\./)*)(\w+\.html)#([\w.]+)"', lambda m: m[0] if m[3] in ids.get(m[2], {m[3]}) or '.' not in m[3] else f'href="{m[1]}{m[2]}"', text)
-        if fixed != text: path.write_text(fixed, encoding='utf8')
-
-
 class Links(HTMLParser):
-    "Where a page points to, and what it can be pointed at."
-    def __init__(self, text): super().__init__(); self.targets, self.ids = [], set(); self.feed(text)
+    "Where a page points to (`targets`), and the places in it that can be pointed at (`ids`)."
+    def __init__(self, text):
+        super().__init__()
+        self.targets = []
+        self.ids = set()
+        self.feed(text)
+
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs); self.ids |= {found[k] for k in ('id', 'name') if found.get(k)}
+        found = dict(attrs)
+        self.ids |= {found[k] for k in ('id', 'name') if found.get(k)}
         self.targets += [found[k] for k in ('href', 'src') if found.get(k)]
 
 
+def drop_missing_places(site:Path)->None:
+    "Let links to a method, which has no heading of its own, lead to its page."
+    ids = {page.name: Links(page.read_text(encoding='utf8')).ids for page in site.glob('*.html')}
+
+    def mended(link:re.Match)->str:
+        up, page, place = link.groups()
+        missing = page in ids and place not in ids[page]
+        return f'href="{up}{page}"' if missing and '.' in place else link[0]
+
+    for path in site.rglob('*.html'):
+        text = path.read_text(encoding='utf8')
+        fixed = re.sub(r'href="((?:\.\./)*)(\w+\.html)#([\w.]+)"', mended, text)
+        if fixed != text: path.write_text(fixed, encoding='utf8')
+
+
+def _destination(site:Path, page:Path, path:str)->Path:
+    "Return the file that a link's path leads to."
+    if not path: to = page
+    elif path.startswith('/'): to = site/path.lstrip('/')
+    else: to = page.parent/unquote(path)
+    to = to.resolve()
+    return to/'index.html' if to.is_dir() else to
+
+
 def broken_links(site:Path)->list[str]:
-    "Links inside the site that lead nowhere, anchors included."
-    pages, out = {p: Links(p.read_text(encoding='utf8')) for p in site.rglob('*.html')}, []
+    "Return links inside the site that lead nowhere, anchors included."
+    pages = {page: Links(page.read_text(encoding='utf8')) for page in site.rglob('*.html')}
+    broken = set()
     for page, links in pages.items():
         for target in links.targets:
             url = urlsplit(target)
             if url.scheme or url.netloc or target.startswith(('data:', 'javascript:')): continue
-            to = (page if not url.path else site/url.path.lstrip('/') if url.path.startswith('/') else page.parent/unquote(url.path)).resolve()
-            if to.is_dir(): to = to/'index.html'
-            if not to.is_file(): out.append(f'{page.relative_to(site)} → {target}')
-            elif url.fragment and to in pages and unquote(url.fragment) not in pages[to].ids: out.append(f'{page.relative_to(site)} → {target} (no such place on the page)')
-    return sorted(set(out))
+            to = _destination(site, page, url.path)
+            link = f'{page.relative_to(site)} → {target}'
+            if not to.is_file(): broken.add(link)
+            elif url.fragment and to in pages and unquote(url.fragment) not in pages[to].ids:
+                broken.add(f'{link} (no such place on the page)')
+    return sorted(broken)
 
 
-if __name__ == '__main__':
-    refresh_quarto_yml(); _build_modidx()
+def copy_figures(runs, folder:Path)->None:
+    "Copy the runs' figures to where their pages look for them."
+    for run in runs:
+        figures = run.path/'figures'
+        copy = folder/f'experiments/{run.name}/figures'
+        if figures.is_dir(): shutil.copytree(figures, copy, dirs_exist_ok=True)
+
+
+def build()->None:
+    "Write the site into _docs."
+    # 1. the notebooks as nbdev prepares them, in _proc
+    refresh_quarto_yml()
+    _build_modidx()
     proc_nbs(n_workers=2, force=True)
     plain_signatures()
+    # 2. what the archive adds
     runs = list_runs()
-    write_home(); show_what_was_run(runs); add_pages(runs)
-    for run in runs:
-        if (run.path/'figures').is_dir(): shutil.copytree(run.path/'figures', PROC/f'experiments/{run.name}/figures', dirs_exist_ok=True)
+    write_home()
+    show_what_was_run(runs)
+    add_pages(runs)
+    copy_figures(runs, PROC)
+    # 3. HTML
     subprocess.run([str(Path(sys.executable).parent/'smalldocs'), 'render', '_proc'], cwd=ROOT, check=True)
-    shutil.rmtree(SITE, ignore_errors=True); shutil.move(next(p for p in (PROC/'_docs', PROC/'_site') if p.is_dir()), SITE)
-    for run in runs:
-        if (run.path/'figures').is_dir(): shutil.copytree(run.path/'figures', SITE/f'experiments/{run.name}/figures', dirs_exist_ok=True)
-    rename(SITE); drop_missing_places(SITE)
+    rendered = next(folder for folder in (PROC/'_docs', PROC/'_site') if folder.is_dir())
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.move(rendered, SITE)
+    copy_figures(runs, SITE)
+    # 4. links
+    rename(SITE)
+    drop_missing_places(SITE)
     if broken := broken_links(SITE): sys.exit('broken links:\n' + '\n'.join(broken))
     print(f'{len(list(SITE.rglob("*.html")))} pages in _docs; open _docs/index.html')
+
+
+if __name__ == '__main__': build()

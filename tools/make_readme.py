@@ -1,4 +1,4 @@
-"README.md from nbs/index.ipynb, with its tables made anew from the archived runs that are in git. `--check` only compares."
+"Write README.md from nbs/index.ipynb, its tables made anew from the archived runs in git. `--check` only compares."
 import json
 import os
 import subprocess
@@ -13,26 +13,35 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def runs_in_git()->list[str]:
-    "Runs that are committed or staged; outside of a git checkout all there are. A run made just now changes no README."
-    listed = subprocess.run(['git', 'ls-files', 'experiments/*/run.json'], cwd=ROOT, capture_output=True, text=True)
-    found = [ROOT/f for f in listed.stdout.split()] if listed.returncode == 0 else (ROOT/'experiments').glob('*/run.json')
+    """Return the runs that are committed or staged, and outside of a git checkout all there are: a run made just now
+    changes no README."""
+    command = ['git', 'ls-files', 'experiments/*/run.json']
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0: found = [ROOT/f for f in listed.stdout.split()]
+    else: found = (ROOT/'experiments').glob('*/run.json')
     return sorted(f.parent.name for f in found)
 
 
+def _displayed(source:str)->list[str]:
+    "Run a code cell and return the Markdown that it displays."
+    with capture_output() as seen: InteractiveShell.instance().run_cell(source).raise_error()
+    return [o.data['text/markdown'] for o in seen.outputs if 'text/markdown' in o.data]
+
+
 def render(notebook:Path)->str:
-    "Markdown cells as they are; of code cells what they display."
+    "Return a notebook as Markdown: Markdown cells as they are, of code cells what they display."
     os.chdir(notebook.parent)
-    shell, parts = InteractiveShell.instance(), []
+    InteractiveShell.instance()
+    parts = []
     for cell in json.loads(notebook.read_text(encoding='utf8'))['cells']:
         source = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown': parts.append(source); continue
-        with capture_output() as seen: shell.run_cell(source).raise_error()
-        parts += [o.data['text/markdown'] for o in seen.outputs if 'text/markdown' in o.data]
-    return '\n\n'.join(p.strip() for p in parts if p.strip()) + '\n'
+        if cell['cell_type'] == 'markdown': parts.append(source)
+        else: parts += _displayed(source)
+    return '\n\n'.join(part.strip() for part in parts if part.strip()) + '\n'
 
 
 def readme()->str:
-    "The text that README.md should have."
+    "Return the text that README.md should have."
     with tempfile.TemporaryDirectory() as archive:
         for run in runs_in_git(): (Path(archive)/run).symlink_to(ROOT/'experiments'/run)
         os.environ['QVISION_EXPERIMENTS'] = archive
@@ -40,7 +49,11 @@ def readme()->str:
 
 
 if __name__ == '__main__':
-    text, path = readme(), ROOT/'README.md'
-    if '--check' in sys.argv:
-        if not path.is_file() or path.read_text(encoding='utf8') != text: sys.exit('README.md is not what nbs/index.ipynb and the archived runs give: git add experiments, then make readme')
-    else: path.write_text(text, encoding='utf8'); print(f'{path.name} written')
+    text = readme()
+    path = ROOT/'README.md'
+    if '--check' not in sys.argv:
+        path.write_text(text, encoding='utf8')
+        print(f'{path.name} written')
+    elif not path.is_file() or path.read_text(encoding='utf8') != text:
+        sys.exit('README.md is not what nbs/index.ipynb and the archived runs give: git add experiments, then '
+                 'make readme')

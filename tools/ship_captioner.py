@@ -1,4 +1,5 @@
-"Put a training run's captioner into the package: what it trained, in float16, with its model card; its backbones ship already."
+"""Put a training run's captioner into the package: what it trained, in float16, with its model card; its backbones
+ship already."""
 import sys
 from pathlib import Path
 
@@ -6,13 +7,21 @@ import torch
 
 from qvision.captioner import Captioner
 from qvision.runs import get_run, list_runs
-from qvision.sharing import write_model_card
+from qvision.cards import write_model_card
 
 OUT = Path(__file__).resolve().parent.parent/'qvision/weights/captioner'
 
+
+def ship(name:str)->None: # of the training run
+    "Save the run's captioner and its model card, evaluations of the run included."
+    run = get_run(name)
+    model = Captioner.from_pretrained(run.model)
+    model.save_pretrained(OUT, trainable_only=True, dtype=torch.float16)
+    evaluations = [r for r in list_runs(kind='evaluate') if r.info.get('parent') == run.name and r.status == 'done']
+    write_model_card(model, OUT, [run, *evaluations])
+    print(f'{OUT}: {(OUT/"model.safetensors").stat().st_size/1e6:.2f} MB')
+
+
 if __name__ == '__main__':
     if len(sys.argv) != 2: sys.exit('usage: ship_captioner.py RUN')
-    run = get_run(sys.argv[1]); model = Captioner.from_pretrained(run.model)
-    model.save_pretrained(OUT, trainable_only=True, dtype=torch.float16)
-    write_model_card(model, OUT, [run, *(r for r in list_runs(kind='evaluate') if r.info.get('parent') == run.name and r.status == 'done')])
-    print(f'{OUT}: {(OUT/"model.safetensors").stat().st_size/1e6:.2f} MB')
+    ship(sys.argv[1])
