@@ -12,22 +12,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from .native import is_native, native_patches
-
 # %% ../nbs/10_encoder.ipynb #018162d4
 def tower_config(config:PreTrainedConfig)->PreTrainedConfig:
-    "The vision tower's configuration: part of a CLIPConfig, which may carry a text tower, or the whole."
+    "Return the vision tower's configuration: part of a CLIPConfig, which may carry a text tower, or the whole."
     return getattr(config, 'vision_config', config)
 
 def num_patches(config:PreTrainedConfig)->int: # P
-    "Patches of an image, from a vision configuration."
+    "Return the number of patches of an image, from a vision configuration."
     config = tower_config(config)
-    if not hasattr(config, 'patch_size'): raise ValueError(f'{config.model_type} returns no patch tokens: use a ViT-like tower (CLIP, SigLIP, DINOv2, ViT)')
-    return (config.image_size//config.patch_size)**2
+    if hasattr(config, 'patch_size'): return (config.image_size//config.patch_size)**2
+    raise ValueError(f'{config.model_type} returns no patch tokens: use a ViT-like tower (CLIP, SigLIP, DINOv2, ViT)')
 
 class Encoder(nn.Module):
-    "A frozen vision tower and a projection to width D."
-    def __init__(self, config:PreTrainedConfig, # of a vision tower; a CLIPConfig carries its text tower along (the reference does)
+    """A frozen vision tower and a projection to width D.
+    A CLIPConfig carries its text tower along, as the reference does."""
+    def __init__(self, config:PreTrainedConfig, # of a vision tower, or a CLIPConfig
                  width:int,                     # D
                 ):
         super().__init__()
@@ -36,15 +35,20 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(tower_config(config).hidden_size, width)
 
     @property
-    def dtype(self): return getattr(getattr(self.projection, 'weight', None), 'dtype', torch.float32) # packed int8 weights take float32, see `with_precision`
+    def dtype(self):
+        "The type that the projection takes; packed int8 weights, which have none, take float32 (see `with_precision`)."
+        weight = getattr(self.projection, 'weight', None)
+        return getattr(weight, 'dtype', torch.float32)
+
     @property
-    def tower(self): return getattr(self.model, 'vision_model', self.model)
+    def tower(self):
+        "The vision tower alone, where the model is a whole CLIPModel."
+        return getattr(self.model, 'vision_model', self.model)
 
     @torch.no_grad()
     def patch_features(self, pixel_values:Tensor, # (B,3,H,W)
                       )->Tensor:                  # (B,P,Dv) last hidden state without what stands in front
-        "What the frozen tower says of each patch; this is what the feature cache keeps."
-        if is_native(self.tower): return native_patches(self.tower, pixel_values)
+        "Compute the frozen tower's features of each patch; this is what the feature cache keeps."
         return self.tower(pixel_values=pixel_values).last_hidden_state[:, -self.num_patches:]
 
     def forward(self, patch_features:Tensor, # (B,P,Dv)
@@ -54,7 +58,7 @@ class Encoder(nn.Module):
 
 # %% ../nbs/10_encoder.ipynb #5138f573
 def weights_checksum(module:nn.Module)->str: # sha256, hexadecimal
-    "A checksum over all parameters and buffers of a module, in the order of their names."
+    "Compute a checksum of all parameters and buffers of a module, in the order of their names."
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
