@@ -1,0 +1,313 @@
+#include "linear.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "amx.h"
+#include "simd.h"
+
+namespace qvision {
+
+Linear::Linear(at::Tensor codes_, at::Tensor scales_, at::Tensor bias_)
+    : codes(std::move(codes_)),
+      scales(std::move(scales_)),
+      bias(std::move(bias_)),
+      code_data(codes.data_ptr<uint8_t>()),
+      scale_data(reinterpret_cast<const uint16_t*>(scales.data_ptr())),
+      bias_data(bias.data_ptr<float>()),
+      out_features(bias.numel()),
+      in_features(32 * codes.size(1)),
+      num_panels(scales.size(0)),
+      num_groups(scales.size(1)),
+      bits(codes.size(2)) {}
+
+QuantizedRows::QuantizedRows(int64_t num_rows, const Linear& layer)
+    : num_rows(num_rows),
+      width(layer.in_features),
+      num_groups(layer.num_groups),
+      values((num_rows + 31) / 32 * 32 * width),
+      steps(num_rows),
+      group_sums(num_rows * num_groups) {}
+
+void QuantizedRows::set_row(int64_t row, const float* activations, int64_t length) {
+  float largest = 0;
+  for (int64_t i = 0; i < length; i++) {
+    largest = std::max(largest, std::fabs(activations[i]));
+  }
+  const float inverse = largest > 0 ? 127 / largest : 0;
+  steps[row] = largest / 127;
+
+  int8_t* rounded = &values[row * width];
+  for (int64_t i = 0; i < length; i++) {
+    rounded[i] = static_cast<int8_t>(std::nearbyint(activations[i] * inverse));
+  }
+  for (int64_t group = 0; group < num_groups; group++) {
+    int32_t sum = 0;
+    for (int64_t i = group * width / num_groups; i < (group + 1) * width / num_groups; i++) {
+      sum += rounded[i];
+    }
+    group_sums[row * num_groups + group] = sum;
+  }
+}
+
+namespace {
+
+// What a row gives for the sixteen outputs of a panel, of which the last panel of a layer may have fewer.
+inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Float32x16 sum,
+                          Output output) {
+  const int64_t first = kLanes * panel;
+  const int64_t count = std::min(kLanes, layer.out_features - first);
+  float* target = output.data + row * layer.out_features + first;
+  const float* bias = layer.bias_data + first;
+  const Float32x16 step = Float32x16{} + rows.steps[row];
+  if (count == kLanes) {
+    const Float32x16 value = multiply_add(sum, step, load(bias));
+    store(target, output.add ? load(target) + output.factor * value : value);
+    return;
+  }
+  Float32x16 padded_bias = {};
+  for (int64_t n = 0; n < count; n++) {
+    padded_bias[n] = bias[n];
+  }
+  const Float32x16 value = multiply_add(sum, step, padded_bias);
+  for (int64_t n = 0; n < count; n++) {
+    target[n] = output.add ? target[n] + output.factor * value[n] : value[n];
+  }
+}
+
+// Inside a block, kRows rows times kPanels panels: what is read from memory serves all of them, and sums stay in
+// registers. Hence the unrolled loops, and that the three parts of a block become one function.
+#define INLINE inline __attribute__((always_inline))
+
+// Codes are unsigned: a sum of products begins with the sum of the row times the code for zero, subtracted.
+template <int kBits, int kRows, int kPanels>
+INLINE void begin_sums(const QuantizedRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
+  constexpr int32_t kZero = 1 << (kBits - 1);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      sum[r][p] = Int32x16{} - kZero * rows.group_sums[(row + r) * rows.num_groups + group];
+    }
+  }
+}
+
+// The next 64 bytes of each panel: four inputs in 8 bits, eight in 4 bits, times those of each row. Meanwhile what lies
+// `ahead` bytes further is fetched.
+template <int kBits, int kRows, int kPanels>
+INLINE void add_products(const uint8_t* codes, int64_t panel_size, int64_t ahead, const int8_t* values, int64_t width,
+                         Int32x16 (&sum)[kRows][kPanels]) {
+  UInt8x64 low[kPanels];
+  UInt8x64 high[kPanels];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; p++) {
+    const uint8_t* from = codes + p * panel_size;
+    __builtin_prefetch(from + ahead);
+    low[p] = *reinterpret_cast<const UInt8x64*>(from);
+    if (kBits == 4) {
+      high[p] = (UInt8x64)((UInt32x16)low[p] >> 4) & 15;
+      low[p] &= 15;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      sum[r][p] = add_dot_products(sum[r][p], low[p], values + r * width);
+      if (kBits == 4) {
+        sum[r][p] = add_dot_products(sum[r][p], high[p], values + r * width + 4);
+      }
+    }
+  }
+}
+
+// result += scale * sum, for the scales (16) of a group of inputs in each panel.
+template <int kRows, int kPanels>
+INLINE void add_scaled(const Int32x16 (&sum)[kRows][kPanels], const uint16_t* scales, int64_t num_groups,
+                       Float32x16 (&result)[kRows][kPanels]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      const uint16_t* scale = scales + kLanes * p * num_groups;
+      result[r][p] = multiply_add(to_float(sum[r][p]), load_bfloat16(scale), result[r][p]);
+      if (r == 0) {
+        __builtin_prefetch(scale + kLanes * kPanels * num_groups);
+      }
+    }
+  }
+}
+
+template <int kBits, int kRows, int kPanels>
+inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Output output) {
+  constexpr int64_t kAhead = 2048;  // bytes
+  constexpr int64_t kInputs = 32 / kBits;
+  const int64_t panel_size = 2 * kBits * layer.in_features;
+  const int64_t group_size = layer.in_features / layer.num_groups;
+  const uint8_t* codes = layer.code_data + panel * panel_size;
+  const uint16_t* scales = layer.scale_data + panel * kLanes * layer.num_groups;
+  const int8_t* values = &rows.values[row * layer.in_features];
+
+  Float32x16 result[kRows][kPanels] = {};
+  for (int64_t group = 0; group < layer.num_groups; group++) {
+    Int32x16 sum[kRows][kPanels];
+    begin_sums<kBits>(rows, row, group, sum);
+    for (int64_t input = group * group_size; input < (group + 1) * group_size; input += kInputs) {
+      const int64_t offset = 2 * kBits * input;
+      // After the end of its panels a thread goes on with the next kPanels ones.
+      const int64_t ahead = offset + kAhead < panel_size ? kAhead : kAhead + (kPanels - 1) * panel_size;
+      add_products<kBits>(codes + offset, panel_size, ahead, values + input, layer.in_features, sum);
+    }
+    add_scaled(sum, scales + kLanes * group, layer.num_groups, result);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      write_outputs(layer, panel + p, rows, row + r, result[r][p], output);
+    }
+  }
+}
+
+// All rows, in blocks of as many as the registers hold.
+template <int kBits, int kPanels>
+inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRows& rows, Output output) {
+  int64_t row = 0;
+  if (kPanels <= 2) {
+    for (; row + 8 <= rows.num_rows; row += 8) {
+      multiply_block<kBits, 8, kPanels>(layer, panel, rows, row, output);
+    }
+  }
+  for (; row + 4 <= rows.num_rows; row += 4) {
+    multiply_block<kBits, 4, kPanels>(layer, panel, rows, row, output);
+  }
+  switch (rows.num_rows - row) {
+    case 3:
+      multiply_block<kBits, 3, kPanels>(layer, panel, rows, row, output);
+      break;
+    case 2:
+      multiply_block<kBits, 2, kPanels>(layer, panel, rows, row, output);
+      break;
+    case 1:
+      multiply_block<kBits, 1, kPanels>(layer, panel, rows, row, output);
+      break;
+  }
+}
+
+template <int kBits, int kPanels>
+void multiply_panels(const Linear& layer, const QuantizedRows& rows, Output output) {
+#pragma omp for schedule(static) nowait
+  for (int64_t i = 0; i < (layer.num_panels + kPanels - 1) / kPanels; i++) {
+    const int64_t first = kPanels * i;
+    if (first + kPanels <= layer.num_panels) {
+      multiply_rows<kBits, kPanels>(layer, first, rows, output);
+      continue;
+    }
+    for (int64_t panel = first; panel < layer.num_panels; panel++) {
+      multiply_rows<kBits, 1>(layer, panel, rows, output);
+    }
+  }
+}
+
+// Few rows wait for memory alone. The processor's own prefetching follows one stream of addresses best on AMD (measured
+// on a Zen 4), several side by side on Intel (on a Xeon).
+bool reads_one_stream() {
+#ifdef __x86_64__
+  static const bool amd = __builtin_cpu_is("amd");
+  return amd;
+#else
+  return false;
+#endif
+}
+
+template <int kBits>
+void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output output) {
+  const bool one_stream = reads_one_stream();
+  if (rows.num_rows >= 8 || (rows.num_rows >= 4 && !one_stream)) {
+    multiply_panels<kBits, 2>(layer, rows, output);
+  } else if (one_stream) {
+    multiply_panels<kBits, 1>(layer, rows, output);
+  } else {
+    multiply_panels<kBits, 4>(layer, rows, output);
+  }
+}
+
+#ifdef __AMX_INT8__
+// Sixteen or, with kMoreRows, 32 rows times two panels of 8-bit weights. A layer with an odd number of panels has its
+// last one multiplied twice, and written once.
+template <bool kMoreRows>
+inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row,
+                                    bool prefetch, Output output) {
+  const int64_t panel_size = amx::kTileRows * layer.in_features;
+  const int64_t num_panels = panel + 1 < layer.num_panels ? 2 : 1;
+  const uint8_t* left = layer.code_data + panel * panel_size;
+  const uint8_t* right = num_panels == 2 ? left + panel_size : left;
+  alignas(64) Int32x16 sums[4][amx::kTileRows];
+  amx::multiply_tiles<kMoreRows>(left, right, &rows.values[row * layer.in_features], layer.in_features, prefetch, sums);
+
+  const int64_t num_rows = std::min((kMoreRows ? 2 : 1) * amx::kTileRows, rows.num_rows - row);
+  for (int64_t r = 0; r < num_rows; r++) {
+    for (int64_t p = 0; p < num_panels; p++) {
+      const Int32x16 sum = sums[r / amx::kTileRows * 2 + p][r % amx::kTileRows] - 128 * rows.group_sums[row + r];
+      const Float32x16 scale = load_bfloat16(layer.scale_data + kLanes * (panel + p));
+      write_outputs(layer, panel + p, rows, row + r, multiply_add(to_float(sum), scale, Float32x16{}), output);
+    }
+  }
+}
+
+void multiply_by_tiles(const Linear& layer, const QuantizedRows& rows, Output output) {
+  amx::configure_tiles(rows.num_rows);
+#pragma omp for schedule(static) nowait
+  for (int64_t panel = 0; panel < layer.num_panels; panel += 2) {
+    int64_t row = 0;
+    for (; row + 16 < rows.num_rows; row += 32) {
+      const bool last_rows = row + 32 >= rows.num_rows;
+      multiply_block_by_tiles<true>(layer, panel, rows, row, last_rows, output);
+    }
+    if (row < rows.num_rows) {
+      multiply_block_by_tiles<false>(layer, panel, rows, row, true, output);
+    }
+  }
+  amx::release_tiles();
+}
+#endif
+
+}  // namespace
+
+void multiply(const Linear& layer, const QuantizedRows& rows, Output output) {
+#ifdef __AMX_INT8__
+  const bool fits_tiles = layer.bits == 8 && layer.in_features % amx::kTileBytes == 0;
+  if (fits_tiles && rows.num_rows >= 8 && amx::request_tiles()) {
+    multiply_by_tiles(layer, rows, output);
+    return;
+  }
+#endif
+  if (layer.bits == 8) {
+    multiply_by_vectors<8>(layer, rows, output);
+  } else {
+    multiply_by_vectors<4>(layer, rows, output);
+  }
+}
+
+at::Tensor linear(const Linear& layer, const at::Tensor& rows) {
+  const int64_t num_rows = rows.size(0);
+  const int64_t length = rows.size(1);
+  const float* activations = rows.data_ptr<float>();
+  QuantizedRows quantized(num_rows, layer);
+  at::Tensor result = at::empty({num_rows, layer.out_features}, at::kFloat);
+  float* result_data = result.data_ptr<float>();
+#pragma omp parallel
+  {
+#pragma omp for
+    for (int64_t row = 0; row < num_rows; row++) {
+      quantized.set_row(row, activations + row * length, length);
+    }
+    multiply(layer, quantized, {result_data, false});
+  }
+  return result;
+}
+
+}  // namespace qvision
