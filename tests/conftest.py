@@ -17,7 +17,7 @@ def root(): return ROOT
 @pytest.fixture(scope='session')
 def minicoco(tmp_path_factory):
     "Draw a small embedded data set."
-    from qvision.minicoco import write_minicoco
+    from qvision.data.synthetic.minicoco import write_minicoco
     folder = tmp_path_factory.mktemp('data')/'minicoco'
     return write_minicoco(folder, splits=dict(train2017=60, val2017=24, shifted2017=12), workers=1, progress=False)
 

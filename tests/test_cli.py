@@ -5,8 +5,8 @@ from random import Random
 import pytest
 from PIL import Image
 
-from qvision.captioner import tiny_captioner
-from qvision.kernels import can_compile
+from qvision.model.captioner import tiny_captioner
+from qvision.inference.kernels import can_compile
 
 NO_COMPILER = 'kernels cannot be built here: a C++ compiler or ninja is missing'
 needs_compiler = pytest.mark.skipif(not can_compile(), reason=NO_COMPILER)
@@ -24,7 +24,7 @@ def tiny_model(tmp_path):
 @pytest.fixture
 def boat(tmp_path):
     "Draw a red boat."
-    from qvision.scenes import Object, Scene, paint
+    from qvision.data.synthetic.scenes import Object, Scene, paint
     paint(Scene('beach', [[Object('boat', 'red', 'large', 60, 26, 44)]]), Random(0))[0].save(tmp_path/'boat.png')
     return tmp_path/'boat.png'
 
@@ -137,8 +137,8 @@ def test_caption_says_whose_captions_they_are(qvision, tiny_model, tmp_path):
 
 def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch):
     from qvision.cli import chosen_model
-    from qvision.runs import start_run
-    from qvision.training import TrainParameters
+    from qvision.runs.archive import start_run
+    from qvision.training.phase import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
     for later, name in enumerate(('old', 'new', 'broken')):
         run = start_run('train', TrainParameters(), name)

@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium here')
-PAGES = ('index.html', 'tutorial.html', 'captioner.html', 'runs/phase2-mini.html', 'experiments.html', 'claims.html')
+PAGES = ('index.html', 'tutorial.html', 'model/captioner.html', 'archive/phase2-mini.html', 'experiments.html',
+         'claims.html')
 HARNESS = '''<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre>
 <script>
 const done = x => document.getElementById('out').textContent = JSON.stringify(x)

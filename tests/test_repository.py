@@ -128,15 +128,15 @@ def test_archived_notebooks_name_no_machines_paths(root):
 
 
 def test_parameters_cells_name_the_dataclasses_fields(root):
-    from qvision.attention import AttentionParameters
-    from qvision.benchmarking import BenchmarkParameters
-    from qvision.claims import ClaimsParameters
-    from qvision.evaluation import EvaluateParameters
-    from qvision.hallucination import BridgesParameters
-    from qvision.pretraining import PretrainParameters
-    from qvision.similarity import SimilarityParameters
-    from qvision.swapping import SwapParameters
-    from qvision.training import TrainParameters
+    from qvision.analysis.attribution import AttentionParameters
+    from qvision.benchmark.timing import BenchmarkParameters
+    from qvision.runs.claims import ClaimsParameters
+    from qvision.evaluation.evaluate import EvaluateParameters
+    from qvision.training.compare_bridges import BridgesParameters
+    from qvision.training.pretrain import PretrainParameters
+    from qvision.analysis.similarity import SimilarityParameters
+    from qvision.training.swap_decoder import SwapParameters
+    from qvision.training.phase import TrainParameters
     for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                           token_similarity=SimilarityParameters, attention=AttentionParameters,
                           bridges=BridgesParameters, swap_decoder=SwapParameters, benchmark=BenchmarkParameters,

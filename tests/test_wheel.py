@@ -9,7 +9,7 @@ import zipfile
 LEFT_OUT = shutil.ignore_patterns('.git', '.venv*', 'data', 'experiments', 'nbs', '_*docs', 'build', '*.egg-info')
 WHERE = ('import sys; sys.path.insert(0, sys.prefix + "/lib/python%d.%d/site-packages" % sys.version_info[:2]); '
          'import qvision; print(qvision.__file__)')
-NEEDED = {'qvision/captioner.py', 'qvision/weights/clip/model.safetensors',
+NEEDED = {'qvision/model/captioner.py', 'qvision/weights/clip/model.safetensors',
           'qvision/weights/gpt_neo/model.safetensors', 'qvision/weights/gpt_neo/tokenizer.json',
           'qvision/csrc/linear.cpp', 'qvision/csrc/linear.h'}
 

@@ -14,8 +14,8 @@ from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-from qvision.claims import usual
-from qvision.runs import flatten, list_runs
+from qvision.runs.claims import usual
+from qvision.runs.archive import flatten, list_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC = ROOT/'_proc'
@@ -51,7 +51,7 @@ def show_what_was_run(runs)->None:
         for cell in nb.cells:
             if cell.cell_type == 'code': cell.outputs = clean(cell.get('outputs', []))
             else: cell.pop('outputs', None)
-        origin = f'*Shown as archived in the run [{run.name}](runs/{run.name}.html).*'
+        origin = f'*Shown as archived in the run [{run.name}](archive/{run.name}.html).*'
         nb.cells = [head, nbformat.v4.new_markdown_cell(origin), *nb.cells[1:]]
         nbformat.write(nb, page)
 
@@ -139,13 +139,13 @@ def _thumbnail(run)->str: # the run's first figure; nothing where it has none
 
 def write_run_pages(runs)->None:
     "Write a page for each run, and the page that lists them."
-    (PROC/'runs').mkdir(exist_ok=True)
-    for run in runs: (PROC/f'runs/{run.name}.md').write_text(run_page(run), encoding='utf8')
+    (PROC/'archive').mkdir(exist_ok=True)
+    for run in runs: (PROC/f'archive/{run.name}.md').write_text(run_page(run), encoding='utf8')
     rows = []
     for run in reversed(runs):
         data = run.info.get('data', {}).get('path', '')
         seconds = f'{run.info.get("seconds", 0):.0f}'
-        link = f'[{run.name}](runs/{run.name}.html)'
+        link = f'[{run.name}](archive/{run.name}.html)'
         rows.append((link, run.info['kind'], run.status, data, seconds, _thumbnail(run)))
     head = ('---\ntitle: Archived runs\n'
             'description: Every run that is in the repository, newest first.\n---\n\n')
@@ -169,9 +169,8 @@ def add_pages(runs)->None:
 def rename(site:Path)->None:
     """Name pages as nbdev does, without their notebooks' numbers, and turn its links to symbols, which lead to the
     published site, into links inside the site."""
-    names = {}
-    for page in PROC.glob('[0-9]*.ipynb'):
-        names[f'{page.stem}.html'] = re.sub(r'^\d+[a-z]?_', '', page.stem) + '.html'
+    pages = [page.relative_to(PROC).with_suffix('.html') for page in PROC.rglob('[0-9]*.ipynb')]
+    names = {page.name: re.sub(r'^\d+_', '', page.name) for page in pages}
     published = f'{get_config().doc_host}{get_config().doc_baseurl}/'
     pattern = re.compile('|'.join(map(re.escape, names)))
     for path in [*site.rglob('*.html'), site/'search.json', site/'sitemap.xml']:
@@ -179,10 +178,10 @@ def rename(site:Path)->None:
         up = '../'*(len(path.relative_to(site).parts) - 1)
         if path.suffix == '.html': text = text.replace(f'href="{published}', f'href="{up}')
         path.write_text(text, encoding='utf8')
-    for old, new in names.items():
-        if (site/new).exists() and new not in names:
-            sys.exit(f'{old} and another page are both {new}: rename a notebook')
-        (site/old).rename(site/new)
+    for page in pages:
+        new = page.with_name(names[page.name])
+        if (site/new).exists(): sys.exit(f'{page} and another page are both {new}: rename a notebook')
+        (site/page).rename(site/new)
 
 
 class Links(HTMLParser):
@@ -201,16 +200,16 @@ class Links(HTMLParser):
 
 def drop_missing_places(site:Path)->None:
     "Let links to a method, which has no heading of its own, lead to its page."
-    ids = {page.name: Links(page.read_text(encoding='utf8')).ids for page in site.glob('*.html')}
+    ids = {page.resolve(): Links(page.read_text(encoding='utf8')).ids for page in site.rglob('*.html')}
 
-    def mended(link:re.Match)->str:
-        up, page, place = link.groups()
-        missing = page in ids and place not in ids[page]
-        return f'href="{up}{page}"' if missing and '.' in place else link[0]
+    def mended(link:re.Match, folder:Path)->str:
+        page, place = link.groups()
+        known = ids.get((folder/page).resolve())
+        return f'href="{page}"' if known is not None and place not in known and '.' in place else link[0]
 
     for path in site.rglob('*.html'):
         text = path.read_text(encoding='utf8')
-        fixed = re.sub(r'href="((?:\.\./)*)(\w+\.html)#([\w.]+)"', mended, text)
+        fixed = re.sub(r'href="([\w./]+\.html)#([\w.]+)"', lambda link: mended(link, path.parent), text)
         if fixed != text: path.write_text(fixed, encoding='utf8')
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from qvision.captioner import Captioner
-from qvision.runs import get_run, list_runs
-from qvision.cards import write_model_card
+from qvision.model.captioner import Captioner
+from qvision.runs.archive import get_run, list_runs
+from qvision.runs.cards import write_model_card
 
 OUT = Path(__file__).resolve().parent.parent/'qvision/weights/captioner'
 
