@@ -32,9 +32,9 @@ errors = Console(stderr=True)
 # %% ../nbs/90_cli.ipynb #26101236
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Show no progress bars.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
-TrainingRun = Annotated[str, typer.Option(
+TrainingRun = Annotated[Optional[str], typer.Option(
     help='Training run whose model to use (default: the newest one, else the captioner that ships).')]
-Checkpoint = Annotated[str, typer.Option(help='Checkpoint to use instead of a run: folder or hub id.')]
+Checkpoint = Annotated[Optional[str], typer.Option(help='Checkpoint to use instead of a run: folder or hub id.')]
 
 def quiet_default(quiet:bool)->bool:
     "Return whether to show no progress bars: on request, and always in CI."
@@ -223,7 +223,8 @@ def _parameters(pairs:list[str]|None)->dict:
 def _resumed(notebook:str, params:dict)->dict:
     "Return the parameters of the run to go on with, changed by those that are given now."
     from qvision.runs.archive import get_run, run_folder, unfinished_run, with_parent
-    if 'name' not in params:
+    from qvision.runs.parameters import is_unset
+    if is_unset(params.get('name')):
         phase = {k: int(v) for k, v in params.items() if k == 'phase'}
         stopped = unfinished_run(notebook, **phase)
         if not stopped: raise ValueError(f'no unfinished {notebook} run to resume')
@@ -257,12 +258,12 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
     "Run nbs/<notebook>.ipynb into its run's folder."
     from papermill import PapermillExecutionError
     from qvision.runs.archive import new_name, run_folder
-    from qvision.runs.parameters import project_root
+    from qvision.runs.parameters import is_unset, project_root
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file():
         raise FileNotFoundError(f'{source} is missing: run this inside the repository; its experiments are nbs/*.ipynb')
     params = _resumed(notebook, params) if resume else dict(params)
-    params.setdefault('name', new_name(notebook))
+    if is_unset(params.get('name')): params['name'] = new_name(notebook)
     folder = run_folder(params['name'])
     if (folder/'run.json').exists() and not resume:
         raise ValueError(f'there is a run {params["name"]!r} already: '
@@ -280,7 +281,7 @@ def run(
     notebook:Annotated[str, typer.Argument(help='Name of a notebook in nbs/: train, evaluate, pretrain …')],
     p:Annotated[Optional[list[str]], typer.Option(
         '-p', '--parameter', help='Parameter of the notebook: NAME VALUE or NAME=VALUE; may be repeated.')]=None,
-    name:Annotated[str, typer.Option(help='Name of the run (default: its kind and the time).')]='',
+    name:Annotated[Optional[str], typer.Option(help='Name of the run (default: its kind and the time).')]=None,
     resume:Annotated[bool, typer.Option(
         help='Go on with the newest unfinished run, or with the one that --name names, and its parameters.')]=False,
     quiet:Quiet=False,
@@ -302,9 +303,9 @@ def image_files(paths:list[Path])->list[Path]: # files and folders
         else: files.append(path)
     return files
 
-def chosen_model(run:str='',   # name of a training run
-                 model:str='', # or a checkpoint: folder or hub id
-                 )->str:       # a folder or hub id
+def chosen_model(run:str|None=None,   # name of a training run
+                 model:str|None=None, # or a checkpoint: folder or hub id
+                 )->str:              # a folder or hub id
     "Return the model that is named, or that of the newest finished training run, or the one that ships."
     from qvision.config import resolve_backbone
     from qvision.runs.archive import named_run, newest_run
@@ -338,8 +339,8 @@ def _print_captions(rows:list[dict], as_json:bool):
 @app.command('caption')
 def caption(
     images:Annotated[list[Path], typer.Argument(help='Image files or folders.')],
-    run:TrainingRun='',
-    model:Checkpoint='',
+    run:TrainingRun=None,
+    model:Checkpoint=None,
     as_json:AsJson=False,
     decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy',
     precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32',
@@ -370,10 +371,10 @@ def caption(
 def explain(
     image:Annotated[Path, typer.Argument(help='Image file.')],
     out:Annotated[Path, typer.Option('--out', '-o', help='File to write: FILE.png or FILE.html.')]=Path('explain.html'),
-    caption:Annotated[str, typer.Option(help="Caption to explain (default: the model's own).")]='',
+    caption:Annotated[Optional[str], typer.Option(help="Caption to explain (default: the model's own).")]=None,
     method:Annotated[str, typer.Option(help='rollout, relevance, gradient or occlusion.')]='relevance',
-    run:TrainingRun='',
-    model:Checkpoint='',
+    run:TrainingRun=None,
+    model:Checkpoint=None,
 ):
     "Show where each word of a caption comes from. Example: qvision explain photo.jpg -o words.html"
     from qvision.analysis.attribution import METHODS
@@ -404,7 +405,7 @@ def params(
     preset:Annotated[Optional[str], typer.Option(help='mini, base or reference (default: reference).')]=None,
     ratio:Annotated[Optional[float], typer.Option(
         help="Frozen share of the decoder's blocks (default: the run's own, or 0.4 as in the published table).")]=None,
-    run:Annotated[str, typer.Option(help='Training run to describe instead of a preset.')]='',
+    run:Annotated[Optional[str], typer.Option(help='Training run to describe instead of a preset.')]=None,
     as_json:AsJson=False,
     markdown:Annotated[bool, typer.Option(help='Print a Markdown table.')]=False,
 ):

@@ -156,6 +156,18 @@ def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match='make it again with: papermill'): chosen_model('new')
 
 
+@pytest.mark.parametrize('params', [{}, dict(name=''), dict(name='none')])
+def test_a_run_without_a_name_gets_one(root, tmp_path, monkeypatch, params):
+    from qvision import cli
+    monkeypatch.chdir(root)
+    monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
+    given = {}
+    monkeypatch.setattr(cli, '_run_papermill', lambda source, out, params, quiet: given.update(params))
+    out = cli.execute('train', params)
+    assert out.parent.name == given['name']
+    assert given['name'].startswith('train-')
+
+
 def test_a_name_cannot_leave_the_archive(qvision, root, workplace, tmp_path):
     done = qvision('run', 'train', '--name', '../outside', cwd=root, check=False)
     assert done.returncode == 1

@@ -12,12 +12,20 @@ import pytest
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']
 RECORDED = {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb',
             'command', 'tolerance', 'notebook', 'status'}
+OLD_FOR_NONE = dict(ratio=-1., encoder='', decoder='', bridge='', fusion='', precision='', start='', karpathy='')
 
 
 def archive(workplace, name): return Path(workplace['QVISION_EXPERIMENTS'])/name
 def read(path): return json.loads(path.read_text())
 def metrics(workplace, name): return read(archive(workplace, name)/'metrics.json')
 def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
+
+
+def spell_as_before_none(path):
+    "Write a run.json as an older qvision did: an empty text, 0 or -1. for what was not given."
+    info = read(path)
+    info['params'] = {k: OLD_FOR_NONE.get(k, 0) if v is None else v for k, v in info['params'].items()}
+    path.write_text(json.dumps(info | dict(parent='')))
 
 
 def train(qvision, root, data, name, *options, check=True):
@@ -56,7 +64,7 @@ def test_one_seed_gives_one_result(qvision, root, minicoco, workplace, phase1):
 
 
 def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, phase1):
-    "The process is killed as soon as it has saved once; `--resume` finishes it."
+    "The process is killed as soon as it has saved once; `--resume` finishes it, as it does a run of an older qvision."
     command = [str(Path(sys.executable).parent/'qvision'), 'run', 'train', '-p', 'data', str(minicoco),
                '-p', 'name', 'killed', '-p', 'max_steps', '12', '-p', 'save_steps', '4', *SMALL]
     process = subprocess.Popen(command, cwd=root, env=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -69,7 +77,10 @@ def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, ph
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert run_info(workplace, 'killed')['status'] == 'running', 'it was killed too late to show anything'
-    qvision('run', 'train', '--name', 'killed', '--resume', cwd=root) # with the parameters that it was started with
+    spell_as_before_none(archive(workplace, 'killed')/'run.json')
+    done = qvision('run', 'train', '--name', 'killed', '--resume', cwd=root) # with the parameters it was started with
+    assert 'goes on with other parameters' not in done.stdout
+    assert run_info(workplace, 'killed')['params']['ratio'] is None
     through, resumed = (metrics(workplace, name) for name in ('one', 'killed'))
     assert through['final_loss'] == resumed['final_loss']
     assert through['validation_loss'] == resumed['validation_loss']
@@ -175,8 +186,9 @@ def test_a_failure_under_papermill_keeps_its_notebook(root, workplace, tmp_path)
 def test_run_json_records_what_a_run_must(phase1, workplace):
     info = run_info(workplace, 'one')
     assert info.keys() >= RECORDED
-    assert '-p max_steps 12' in info['command']
-    assert '-p name' not in info['command']
+    given = [word for word in info['command'].split() if not word.startswith(('-p', '/'))]
+    assert given == ['papermill', 'nbs/train.ipynb', 'OUT.ipynb', 'data', 'limit', '40', 'max_steps', '12',
+                     'save_steps', '4', 'quiet', 'True']
     assert metrics(workplace, 'one')['parameters']['Total']['total'] > 0
 
 

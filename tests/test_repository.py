@@ -127,7 +127,8 @@ def test_archived_notebooks_name_no_machines_paths(root):
     assert not found, f'remove the warning, and mend what causes it: {found}'
 
 
-def test_parameters_cells_name_the_dataclasses_fields(root):
+def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
+    "The names in the same order, and the same defaults: the command of a run leaves out what has its default."
     from qvision.analysis.attribution import AttentionParameters
     from qvision.benchmark.timing import BenchmarkParameters
     from qvision.runs.claims import ClaimsParameters
@@ -137,13 +138,15 @@ def test_parameters_cells_name_the_dataclasses_fields(root):
     from qvision.analysis.similarity import SimilarityParameters
     from qvision.training.swap_decoder import SwapParameters
     from qvision.training.phase import TrainParameters
+    from qvision.runs.parameters import notebook_parameters, typed_parameters
+    monkeypatch.chdir(root)
     for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                           token_similarity=SimilarityParameters, attention=AttentionParameters,
                           bridges=BridgesParameters, swap_decoder=SwapParameters, benchmark=BenchmarkParameters,
                           claims=ClaimsParameters).items():
-        nb = json.loads((root/f'nbs/{name}.ipynb').read_text())
-        cell = next(c for c in code(nb) if 'parameters' in c['metadata'].get('tags', []))
-        assert re.findall(r'^(\w+) =', source(cell), re.M) == [f.name for f in fields(cls)], name
+        defaults = notebook_parameters(name)
+        assert list(defaults) == [f.name for f in fields(cls)], name
+        assert typed_parameters(cls, defaults) == cls(), name
 
 
 FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs')

@@ -315,15 +315,15 @@ def forgetful(model:Captioner,
 @dataclass
 class AttentionParameters:
     "Parameters of attention.ipynb."
-    run:str=''             # training run (default: the model below)
-    model:str=''           # checkpoint: folder or hub id (default: the captioner that ships)
-    data:str=''            # folder in COCO layout (default: the embedded data set)
+    run:str|None=None      # training run (default: the model below)
+    model:str|None=None    # checkpoint: folder or hub id (default: the captioner that ships)
+    data:str|None=None     # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     images:int=150         # whose captions are explained
     curves:int=60          # object words whose deletion and insertion are measured
     shown:int=3            # images in the figures
     seed:int=0             # of the random orders and weights that maps are compared with
-    name:str=''            # of this run
+    name:str|None=None     # of this run (default: its kind and the time)
     resume:bool=False      # go on with a run of that name
     show_images:bool=True  # False: no picture of the data in the archive
     quick:bool=False       # a few images, to try that everything runs

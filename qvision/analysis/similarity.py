@@ -334,9 +334,9 @@ def evolution_gif(records:list,     # of a SimilarityRecorder
 @dataclass
 class SimilarityParameters:
     "Parameters of token_similarity.ipynb."
-    run:str=''                 # training run (default: the model below)
-    model:str=''               # checkpoint: folder, hub id (default: the captioner that ships)
-    data:str=''                # folder in COCO layout (default: the embedded data set)
+    run:str|None=None          # training run (default: the model below)
+    model:str|None=None        # checkpoint: folder, hub id (default: the captioner that ships)
+    data:str|None=None         # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     train_split:str='train2017' # a fresh bridge is trained on it
     images:int=500             # that are analysed
@@ -344,7 +344,7 @@ class SimilarityParameters:
     evolution_steps:int=600    # of training a fresh bridge while its tokens are recorded; 0 for none
     evolution_every:int=50     # steps between records
     seed:int=0
-    name:str=''                # of this run
+    name:str|None=None         # of this run (default: its kind and the time)
     resume:bool=False
     show_images:bool=True      # False: no picture of the data in the archive
     quick:bool=False           # 24 images, 12 ablated, 4 steps of evolution

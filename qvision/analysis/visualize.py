@@ -127,7 +127,7 @@ def explain_figure(image,                  # path, PIL image or array
 def write_explanation(model:Captioner,
                       image,                  # path, PIL image or array
                       out:Path,               # .png or .html
-                      caption:str='',         # the model's own (greedy) where empty
+                      caption:str|None=None,  # to explain (default: the model's own, greedy)
                       method:str='relevance', # of attribution, see `explain`
                      )->str:                  # the caption
     "Write an explanation of an image to a file."

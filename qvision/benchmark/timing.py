@@ -420,9 +420,9 @@ def llava_seconds(quick:bool,  # toy sizes
 @dataclass
 class BenchmarkParameters:
     "Parameters of benchmark.ipynb."
-    run:str=''             # training run for quality and shared beginnings (default: the model below)
-    model:str=''           # checkpoint: folder or hub id (default: the captioner that ships)
-    data:str=''            # folder in COCO layout (default: the embedded data set)
+    run:str|None=None      # training run for quality and shared beginnings (default: the model below)
+    model:str|None=None    # checkpoint: folder or hub id (default: the captioner that ships)
+    data:str|None=None     # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     images:int=1000        # whose captions are compared between precisions and whose beginnings are shared
     shared_images:int=256  # captioned at full size with and without shared beginnings
@@ -431,7 +431,7 @@ class BenchmarkParameters:
     threads:int=2
     large:bool=True        # BLIP-2 (7.5 GB) and LLaVA (14 GB) take part
     seed:int=0
-    name:str=''            # of this run
+    name:str|None=None     # of this run (default: its kind and the time)
     resume:bool=False      # go on with a run of that name
     quick:bool=False       # toy sizes
     quiet:bool=False       # no progress bars

@@ -48,18 +48,18 @@ def derangement(ids:list, seed:int=0)->dict: # id -> another id
 @dataclass
 class EvaluateParameters:
     "Parameters of evaluate.ipynb."
-    run:str=''                 # training run (default: the newest finished one)
-    model:str=''               # or a checkpoint: folder, hub id, package:NAME
-    data:str=''                # folder in COCO layout (default: that of the training run)
+    run:str|None=None          # training run (default: the newest finished one)
+    model:str|None=None        # or a checkpoint: folder, hub id, package:NAME
+    data:str|None=None         # folder in COCO layout (default: that of the training run)
     split:str='val2017'
-    karpathy:str=''            # Karpathy's dataset_coco.json; split is then written SPLIT/NAME, as train2017/test
+    karpathy:str|None=None     # Karpathy's dataset_coco.json; split is then written SPLIT/NAME, as train2017/test
     decoding:str='beam'        # greedy, beam or published; greedy is scored beside the others
     metrics:list=field(default_factory=lambda: list(METRICS))
     tokenizer:str='auto'       # auto, ptb or python
-    limit:int=0                # images at most (default: all)
+    limit:int|None=None        # images at most (default: all)
     batch_size:int=128
     seed:int=0
-    name:str=''                # of this run
+    name:str|None=None         # of this run (default: its kind and the time)
     show_images:bool=True      # False: no picture of the data in the archive
     resume:bool=False
     quiet:bool=False
@@ -68,7 +68,7 @@ class EvaluateParameters:
         get_decoding(self.decoding)
         if self.tokenizer not in ('auto', 'ptb', 'python'):
             raise ValueError(f"tokenizer is auto, ptb or python, not {self.tokenizer!r}")
-        if self.batch_size < 1 or self.limit < 0:
+        if self.batch_size < 1 or (self.limit or 0) < 0:
             raise ValueError('batch_size is 1 or more, limit 0 (all) or more')
         known = (*METRICS, 'SPICE')
         if unknown := [m for m in self.metrics if m not in known]:

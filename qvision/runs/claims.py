@@ -50,7 +50,7 @@ FREE = ('name', 'run', 'start', 'phase', 'ratio', 'split', 'seed', # what may di
 
 def usual(run:Run)->bool:
     "Return whether a run, and the one it continues or evaluates, is done and made with its notebook's defaults."
-    defaults = notebook_parameters(run.info['kind']) | dict(quick=False, data='', limit=0)
+    defaults = notebook_parameters(run.info['kind']) | dict(quick=False, data=None, limit=None)
     changed = [k for k, v in run.params.items() if k not in FREE and v != defaults.get(k, v)]
     if run.status != 'done' or changed: return False
     parent = run.info['parent']
@@ -60,10 +60,10 @@ def newest(kind:str)->Run: # None where there is none
     "Return the newest usual run of a kind."
     return next((run for run in reversed(list_runs(kind=kind)) if usual(run)), None)
 
-def evaluation(phase:int,           # of the training run that is evaluated
-               split:str='val2017', # that it is evaluated on
-               ratio:float=-1.,     # frozen share that the training run was asked for (default: the phase's own)
-               )->Run:              # None where there is none
+def evaluation(phase:int,             # of the training run that is evaluated
+               split:str='val2017',   # that it is evaluated on
+               ratio:float|None=None, # frozen share that the training run was asked for (default: the phase's own)
+               )->Run:                # None where there is none
     "Return the newest usual evaluation of a training run of a phase."
     trained = {run.name for run in list_runs(kind='train')
                if run.params.get('phase') == phase and run.params.get('ratio') == ratio}
@@ -484,6 +484,6 @@ CLAIMS = [*_FEATURES, *_ARCHITECTURE, *_PERFORMANCE, *_TRAINING, *_POWER, *_RESU
 @dataclass
 class ClaimsParameters:
     "Parameters of claims.ipynb."
-    name:str=''       # of this run
-    resume:bool=False # go on with the run of that name
-    quiet:bool=False  # no progress bars
+    name:str|None=None # of this run (default: its kind and the time)
+    resume:bool=False  # go on with the run of that name
+    quiet:bool=False   # no progress bars

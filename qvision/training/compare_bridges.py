@@ -15,16 +15,16 @@ from ..config import BRIDGES
 class BridgesParameters:
     "Parameters of bridges.ipynb."
     preset:str='mini'
-    data:str=''                # folder in COCO layout with instances (default: the embedded data set)
+    data:str|None=None         # folder in COCO layout with instances (default: the embedded data set)
     split:str='train2017'
     splits:list=field(default_factory=lambda: ['val2017', 'shifted2017']) # that are scored
     bridges:list=field(default_factory=lambda: list(BRIDGES))
     seeds:int=3                # runs of each bridge, with seeds 0, 1, …
     steps:int=1000             # of phase 1, the same for all
-    limit:int=0                # images of each split at most (default: all)
-    encoder:str=''             # hub id, folder or package:NAME (default: the preset's)
-    decoder:str=''             # hub id, folder or package:NAME (default: the preset's)
-    name:str=''                # of this run
+    limit:int|None=None        # images of each split at most (default: all)
+    encoder:str|None=None      # hub id, folder or package:NAME (default: the preset's)
+    decoder:str|None=None      # hub id, folder or package:NAME (default: the preset's)
+    name:str|None=None         # of this run (default: its kind and the time)
     resume:bool=False
     quick:bool=False           # one seed, three steps, 24 images
     quiet:bool=False

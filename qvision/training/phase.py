@@ -151,39 +151,39 @@ def validation_loss(model:Captioner,
 @dataclass
 class TrainParameters:
     "Parameters of a training run."
-    preset:str='mini'          # mini, base or reference
-    phase:int=1                # 1 or 2
-    data:str=''                # folder in COCO layout; the embedded data set where empty
-    split:str='train2017'      # split to train on
-    validation:str='val2017'   # split for the validation loss and the examples
-    karpathy:str=''            # Karpathy's dataset_coco.json; split and validation are then SPLIT/NAME: train2017/test
-    seed:int=0                 # of initial weights, order and dropout
-    name:str=''                # of the run
-    start:str=''               # run that it continues; for phase 2 the newest finished phase 1 where empty
-    encoder:str=''             # hub id, folder or package:NAME
-    decoder:str=''             # hub id, folder or package:NAME
-    bridge:str=''              # qformer, mlp, linear, blind
-    fusion:str=''              # late, prefix, interleaved
-    num_queries:int=0          # Q
-    ratio:float=-1.            # share of the decoder's blocks that is frozen; the phase's own where negative
-    learning_rate:float=0.     # peak
-    batch_size:int=0           # captions
-    epochs:int=0               # passes over the data
-    accumulation:int=0         # batches per step
-    captions_together:int=0    # captions of one image in a batch
-    precision:str=''           # bf16 or fp32
-    caption_length:int=0       # tokens
-    limit:int=0                # images; all where 0
-    max_steps:int=0            # steps in place of epochs, where not 0
-    save_steps:int=500         # steps between checkpoints
-    text_cache:float=20.       # GB of cached states of the frozen lower blocks, at most; above, computed at each step
-    resume:bool=False          # go on with the newest unfinished run, or with `name`
-    show_images:bool=True      # False: no picture of the data in the archive
-    quiet:bool=False           # no progress
+    preset:str='mini'               # mini, base or reference
+    phase:int=1                     # 1 or 2
+    data:str|None=None              # folder in COCO layout (default: the embedded data set)
+    split:str='train2017'           # split to train on
+    validation:str='val2017'        # split for the validation loss and the examples
+    karpathy:str|None=None          # Karpathy's dataset_coco.json; split and validation are then SPLIT/NAME
+    seed:int=0                      # of initial weights, order and dropout
+    name:str|None=None              # of the run (default: its kind and the time)
+    start:str|None=None             # run that it continues (default for phase 2: the newest finished phase 1)
+    encoder:str|None=None           # hub id, folder or package:NAME
+    decoder:str|None=None           # hub id, folder or package:NAME
+    bridge:str|None=None            # qformer, mlp, linear, blind
+    fusion:str|None=None            # late, prefix, interleaved
+    num_queries:int|None=None       # Q
+    ratio:float|None=None           # share of the decoder's blocks that is frozen, 0 to 1
+    learning_rate:float|None=None   # peak
+    batch_size:int|None=None        # captions
+    epochs:int|None=None            # passes over the data
+    accumulation:int|None=None      # batches per step
+    captions_together:int|None=None # captions of one image in a batch
+    precision:str|None=None         # bf16 or fp32
+    caption_length:int|None=None    # tokens
+    limit:int|None=None             # images at most (default: all)
+    max_steps:int|None=None         # steps in place of epochs
+    save_steps:int=500              # steps between checkpoints
+    text_cache:float=20.            # GB of cached states of the frozen lower blocks at most; more is computed anew
+    resume:bool=False               # go on with the newest unfinished run, or with `name`
+    show_images:bool=True           # False: no picture of the data in the archive
+    quiet:bool=False                # no progress
 
     def _given(self, *names)->dict: # name -> value
-        "Return those of the named parameters that are not empty or 0."
-        return {k: value for k in names if (value := getattr(self, k))}
+        "Return those of the named parameters that are given."
+        return {k: value for k in names if (value := getattr(self, k)) is not None}
 
     def resolve(self)->tuple[Preset, Phase]:
         "Return the preset and the phase that these parameters mean."
@@ -192,10 +192,9 @@ class TrainParameters:
         if self.phase not in preset.phases:
             there = ', '.join(map(str, preset.phases))
             raise ValueError(f'preset {preset.name} has phases {there}, not {self.phase}')
-        trained = self._given('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'precision')
-        phase = replace(preset.phases[self.phase], **trained)
-        if self.ratio >= 0: phase = replace(phase, ratio=self.ratio) # 0 is a ratio too
-        return preset, phase
+        trained = self._given('ratio', 'learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together',
+                              'precision')
+        return preset, replace(preset.phases[self.phase], **trained)
 
     def check_parent(self, model:Captioner, # of the run that this one continues
                      name:str,              # of that run
@@ -204,7 +203,7 @@ class TrainParameters:
         for k in ('encoder', 'decoder', 'bridge', 'fusion', 'num_queries', 'caption_length'):
             has = getattr(model.config, f'{k}_name' if k in ('encoder', 'decoder') else k)
             given = getattr(self, k)
-            if given and given != has:
+            if given is not None and given != has:
                 raise ValueError(f'{k} is {given!r}, but {name}, which this run continues, has {has!r}: start from a '
                                  f'run that has it (-p start NAME), or leave {k} out (on --resume: -p {k}=)')
 
@@ -214,11 +213,11 @@ def images_a_batch(phase:Phase)->int:
     return max(1, round(phase.batch_size/phase.captions_together))
 
 def training_arguments(phase:Phase,
-                       folder,              # checkpoints go here
-                       max_steps:int=0,     # in place of the phase's epochs, where not 0
+                       folder,                  # checkpoints go here
+                       max_steps:int|None=None, # in place of the phase's epochs
                        seed:int=0,
-                       save_steps:int=200,  # steps between checkpoints
-                       log_steps:int=20,    # steps between log entries
+                       save_steps:int=200,      # steps between checkpoints
+                       log_steps:int=20,        # steps between log entries
                       )->TrainingArguments:
     "Return a phase as transformers' arguments: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
     lowest = min(phase.min_learning_rate, phase.learning_rate)
@@ -266,22 +265,22 @@ def _note_depth(folder, depth:int, resumes:bool)->None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(dict(blocks=depth)))
 
-def _log_steps(dataset:CaptionDataset, phase:Phase, max_steps:int)->int: # 20, or a third of a short run
+def _log_steps(dataset:CaptionDataset, phase:Phase, max_steps:int|None)->int: # 20, or a third of a short run
     batches = -(-len(dataset)//(images_a_batch(phase)*phase.accumulation))
     steps = max_steps or phase.epochs*batches
     return max(1, min(20, steps//3))
 
 def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
-                folder:Path,            # checkpoints go here
-                seed:int=0,             # of order and dropout
-                resume:bool=False,      # continue from the newest checkpoint in `folder`, if there is one
-                max_steps:int=0,        # in place of the phase's epochs, where not 0
-                save_steps:int=200,     # steps between checkpoints
+                folder:Path,             # checkpoints go here
+                seed:int=0,              # of order and dropout
+                resume:bool=False,       # continue from the newest checkpoint in `folder`, if there is one
+                max_steps:int|None=None, # in place of the phase's epochs
+                save_steps:int=200,      # steps between checkpoints
                 reports:Reports=None,
-                callbacks=(),           # TrainerCallbacks
-                parts=(),               # only these trainable parts ('fusion', 'bridge' …), all where empty
-                text_cache:float=20.,   # GB, see `cached_states`
-               )->list[dict]:           # the log: step, loss (mean over 20 steps), learning_rate
+                callbacks=(),            # TrainerCallbacks
+                parts=(),                # only these trainable parts ('fusion', 'bridge' …), all where empty
+                text_cache:float=20.,    # GB, see `cached_states`
+               )->list[dict]:            # the log: step, loss (mean over 20 steps), learning_rate
     "Freeze what the phase freezes and train the rest in place."
     set_seed(seed)
     # 1. what trains

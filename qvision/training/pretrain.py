@@ -337,19 +337,19 @@ def patch_encoder(tower:nn.Module):
 @dataclass
 class PretrainParameters:
     "Parameters of a pretraining run."
-    data:str=''                # pretrain on a folder in COCO layout instead of fresh scenes
+    data:str|None=None         # folder in COCO layout (default: fresh scenes)
     split:str='train2017'      # of `data`
-    out:str=''                 # folder for clip/ and gpt_neo/; the package's own weights where empty
-    work:str=''                # folder for scenes; data/pretrain where empty
+    out:str|None=None          # folder for clip/ and gpt_neo/ (default: the package's own weights)
+    work:str|None=None         # folder for scenes (default: data/pretrain)
     scenes:int=100_000         # fresh scenes
     steps:int=9000             # of the encoder
     lm_steps:int=6000          # of the language model
     batch_size:int=64          # images, and captions of the language model
     learning_rate:float=1e-3   # peak
     vocab_size:int=1000        # tokens
-    probe_data:str=''          # embedded data set that is probed; data/minicoco where empty
+    probe_data:str|None=None   # embedded data set that is probed (default: data/minicoco)
     seed:int=0
-    name:str=''                # of the run
+    name:str|None=None         # of the run (default: its kind and the time)
     resume:bool=True           # go on with an unfinished run of the same parameters
     quick:bool=False           # 128 scenes and 6 steps at most
     quiet:bool=False           # no progress

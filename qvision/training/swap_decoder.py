@@ -48,17 +48,17 @@ def swap_decoder(model:Captioner,       # stays as it is
 @dataclass
 class SwapParameters:
     "Parameters of swap_decoder.ipynb."
-    run:str=''                 # training run whose captioner is taken; the model below where empty
-    model:str=''               # checkpoint: folder or hub id; the captioner that ships with qvision where empty
-    data:str=''                # folder in COCO layout; the run's own, or the embedded data set, where empty
+    run:str|None=None          # training run whose captioner is taken (default: the model below)
+    model:str|None=None        # checkpoint: folder or hub id (default: the captioner that ships with qvision)
+    data:str|None=None         # folder in COCO layout (default: the run's own, or the embedded data set)
     split:str='train2017'      # to train on
     validation:str='val2017'   # to caption
     lm_steps:int=2000          # training steps of the new language model: 64 captions each, no images
     steps:int=500              # training steps of each plan
     images:int=500             # images that are captioned
-    limit:int=0                # images to train on (0: all)
+    limit:int|None=None        # images to train on at most (default: all)
     seed:int=0                 # of all random draws
-    name:str=''                # of this run
+    name:str|None=None         # of this run (default: its kind and the time)
     resume:bool=False          # continue this run where it was interrupted
     quick:bool=False           # run everything with tiny numbers, to see whether it works
     quiet:bool=False           # no progress bars
