@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from transformers import AutoConfig, CLIPConfig, GPTNeoConfig
+from transformers import CLIPConfig, GPTNeoConfig
 
-from ..config import get_preset, resolve_backbone
-from ..layers.backbones import blocks_of, input_layers
+from ..config import get_preset
+from ..layers.backbones import backbone_config, blocks_of, input_layers
 from .captioner import Captioner, captioner_config
 
 # %% ../../nbs/model/03_parameters.ipynb #eda4a910
@@ -110,7 +110,7 @@ def build_meta(preset='reference' # a name or a Preset
     configs = []
     for name in (preset.encoder, preset.decoder):
         if name in built_in: configs.append(built_in[name]())
-        else: configs.append(AutoConfig.from_pretrained(resolve_backbone(name)))
+        else: configs.append(backbone_config(name))
     with torch.device('meta'): return Captioner(captioner_config(preset, *configs))
 
 # %% ../../nbs/model/03_parameters.ipynb #80793b37
