@@ -39,6 +39,14 @@ def clean(outputs:list)->list:
     return kept
 
 
+def find_figures(outputs:list, run)->list:
+    "Let references to a run's figures/ lead to where the site keeps them."
+    for output in outputs:
+        text = output.get('data', {}).get('text/markdown')
+        if text: output.data['text/markdown'] = ''.join(text).replace('](figures/', f'](experiments/{run.name}/figures/')
+    return outputs
+
+
 def show_what_was_run(runs)->None:
     "Make an experiment's page from its newest archived run: the same notebook, with outputs."
     for kind, run in latest(runs).items():
@@ -49,7 +57,7 @@ def show_what_was_run(runs)->None:
         nb = nbformat.read(done, 4)
         nb.cells = [cell for cell in nb.cells if 'injected-parameters' not in cell.metadata.get('tags', [])]
         for cell in nb.cells:
-            if cell.cell_type == 'code': cell.outputs = clean(cell.get('outputs', []))
+            if cell.cell_type == 'code': cell.outputs = find_figures(clean(cell.get('outputs', [])), run)
             else: cell.pop('outputs', None)
         origin = f'*Shown as archived in the run [{run.name}](archive/{run.name}.html).*'
         nb.cells = [head, nbformat.v4.new_markdown_cell(origin), *nb.cells[1:]]
