@@ -9,7 +9,7 @@ import sys
 import tokenize
 import tomllib
 from configparser import ConfigParser
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -135,18 +135,20 @@ def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypa
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.training.compare_bridges import BridgesParameters
     from qvision.training.pretrain import PretrainParameters
+    from qvision.training.pretrain_decoder import DecoderParameters
     from qvision.analysis.similarity import SimilarityParameters
     from qvision.training.swap_decoder import SwapParameters
     from qvision.training.phase import TrainParameters
-    from qvision.runs.parameters import notebook_parameters, typed_parameters
+    from qvision.runs.parameters import notebook_parameters
     monkeypatch.chdir(root)
     for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                           token_similarity=SimilarityParameters, attention=AttentionParameters,
                           bridges=BridgesParameters, swap_decoder=SwapParameters, benchmark=BenchmarkParameters,
-                          claims=ClaimsParameters).items():
-        defaults = notebook_parameters(name)
-        assert list(defaults) == [f.name for f in fields(cls)], name
-        assert typed_parameters(cls, defaults) == cls(), name
+                          claims=ClaimsParameters, pretrain_decoder=DecoderParameters).items():
+        defaults = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(cls)}
+        found = notebook_parameters(name)
+        assert list(found) == list(defaults), name
+        assert found == defaults, name
 
 
 FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs')

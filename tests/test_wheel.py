@@ -11,7 +11,7 @@ WHERE = ('import sys; sys.path.insert(0, sys.prefix + "/lib/python%d.%d/site-pac
          'import qvision; print(qvision.__file__)')
 NEEDED = {'qvision/model/captioner.py', 'qvision/weights/clip/model.safetensors',
           'qvision/weights/gpt_neo/model.safetensors', 'qvision/weights/gpt_neo/tokenizer.json',
-          'qvision/csrc/linear.cpp', 'qvision/csrc/linear.h'}
+          'qvision/csrc/linear.cpp', 'qvision/csrc/linear.h', 'qvision/evaluation/synonyms.txt'}
 
 
 def test_wheel_holds_package_and_weights_and_runs(root, tmp_path):

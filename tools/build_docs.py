@@ -16,6 +16,7 @@ from nbdev.serve import proc_nbs
 
 from qvision.runs.claims import usual
 from qvision.runs.archive import flatten, list_runs
+from qvision.tables import render_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC = ROOT/'_proc'
@@ -39,6 +40,14 @@ def clean(outputs:list)->list:
     return kept
 
 
+def find_figures(outputs:list, run)->list:
+    "Let references to a run's figures/ lead to where the site keeps them."
+    for output in outputs:
+        text = output.get('data', {}).get('text/markdown')
+        if text: output.data['text/markdown'] = ''.join(text).replace('](figures/', f'](experiments/{run.name}/figures/')
+    return outputs
+
+
 def show_what_was_run(runs)->None:
     "Make an experiment's page from its newest archived run: the same notebook, with outputs."
     for kind, run in latest(runs).items():
@@ -49,7 +58,7 @@ def show_what_was_run(runs)->None:
         nb = nbformat.read(done, 4)
         nb.cells = [cell for cell in nb.cells if 'injected-parameters' not in cell.metadata.get('tags', [])]
         for cell in nb.cells:
-            if cell.cell_type == 'code': cell.outputs = clean(cell.get('outputs', []))
+            if cell.cell_type == 'code': cell.outputs = find_figures(clean(cell.get('outputs', [])), run)
             else: cell.pop('outputs', None)
         origin = f'*Shown as archived in the run [{run.name}](archive/{run.name}.html).*'
         nb.cells = [head, nbformat.v4.new_markdown_cell(origin), *nb.cells[1:]]
@@ -81,21 +90,6 @@ def write_home()->None:
     nbformat.write(nb, page)
 
 
-def _row(values)->str:
-    cells = (str(value).replace('|', '\\|').replace('\n', ' ') for value in values)
-    return '| ' + ' | '.join(cells) + ' |'
-
-
-def table(header:list, rows:list)->str:
-    "Return a Markdown table."
-    return '\n'.join(map(_row, (header, ['---']*len(header), *rows)))
-
-
-def plain(value):
-    "Return a number as short text, anything else as it is."
-    return f'{value:.4g}' if isinstance(value, float) else value
-
-
 def _facts(run)->list[tuple]: # (name, value)
     info = run.info
     parent = f'[{info["parent"]}]({info["parent"]}.html)' if info.get('parent') else ''
@@ -115,7 +109,7 @@ def _facts(run)->list[tuple]: # (name, value)
 def _short_metrics(run)->list[tuple]: # (name, value), the first 150, without long texts
     rows = []
     for name, value in flatten(run.metrics).items():
-        if not isinstance(value, str) or len(value) < 200: rows.append((name, plain(value)))
+        if not isinstance(value, str) or len(value) < 200: rows.append((name, value))
     return rows[:150]
 
 
@@ -124,10 +118,9 @@ def run_page(run)->str:
     figures = run.path/'figures'
     files = sorted(figures.glob('*.png')) + sorted(figures.glob('*.gif'))
     images = [f'![{f.stem.replace("_", " ")}](../experiments/{run.name}/figures/{f.name})' for f in files]
-    params = [(name, plain(value)) for name, value in run.params.items()]
-    parts = [f'---\ntitle: {run.name}\n---', table(['', ''], _facts(run)), *images,
-             '## Parameters', table(['parameter', 'value'], params),
-             '## Metrics', table(['metric', 'value'], _short_metrics(run))]
+    parts = [f'---\ntitle: {run.name}\n---', render_table(_facts(run), ['', '']), *images,
+             '## Parameters', render_table(run.params.items(), ['parameter', 'value']),
+             '## Metrics', render_table(_short_metrics(run), ['metric', 'value'])]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -149,7 +142,7 @@ def write_run_pages(runs)->None:
         rows.append((link, run.info['kind'], run.status, data, seconds, _thumbnail(run)))
     head = ('---\ntitle: Archived runs\n'
             'description: Every run that is in the repository, newest first.\n---\n\n')
-    text = head + table(['run', 'kind', 'status', 'data', 'seconds', ''], rows) + '\n'
+    text = head + render_table(rows, ['run', 'kind', 'status', 'data', 'seconds', '']) + '\n'
     (PROC/'experiments.md').write_text(text, encoding='utf8')
 
 

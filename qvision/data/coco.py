@@ -168,12 +168,23 @@ def karpathy_ids(path,      # Karpathy's file, dataset_coco.json
                  split:str, # 'train', 'restval', 'val' or 'test'
                 )->set:
     "Return the COCO image ids of a split of Karpathy's file."
-    images = read_json(path, 'images')['images']
+    images = _karpathy_images(path)
     found = {image['cocoid'] for image in images if image['split'] == split}
     if not found:
         splits = ', '.join(sorted({image['split'] for image in images}))
         raise DataError(f'{path} has no split {split!r}: {splits}')
     return found
+
+def _karpathy_images(path)->list:
+    content = read_json(path) # without naming its lists, which would ask for the fields of COCO's own records
+    images = content.get('images') if isinstance(content, dict) else None
+    if not isinstance(images, list): raise DataError(f'{path} lacks images: is it Karpathy\'s dataset_coco.json?')
+    for i, image in enumerate(images):
+        lacking = [key for key in ('cocoid', 'split') if not isinstance(image, dict) or key not in image]
+        if not lacking: continue
+        raise DataError(f'{path}: entry {i} of "images" lacks {", ".join(lacking)}, which those of dataset_coco.json '
+                        'have; a folder of his Flickr files is made by `qvision data flickr8k`')
+    return images
 
 # %% ../../nbs/data/01_coco.ipynb #5337a8e1
 class CocoData:
@@ -325,6 +336,9 @@ def split_images(ids,            # of images; duplicates count once
     if not 0 < fraction < 1: raise ValueError(f'fraction is a share between 0 and 1, not {fraction}')
     ids = sorted(set(ids))
     count = max(1, round(fraction*len(ids)))
+    if count >= len(ids):
+        raise DataError(f'a share of {fraction} of {len(ids)} images leaves none for the first part: take a smaller '
+                        'share, or more images')
     picked = set(random.Random(seed).sample(ids, count))
     return [i for i in ids if i not in picked], sorted(picked)
 

@@ -21,9 +21,10 @@ def open_rgb(image # path, PIL image, or array (H,W,3) uint8
     "Open an image as RGB, turned as its EXIF orientation says."
     if isinstance(image, (str, Path)): image = Image.open(image)
     elif not isinstance(image, Image.Image): image = Image.fromarray(np.asarray(image))
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I;16'): # 16-bit grey, which `convert` would clip to white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return ImageOps.exif_transpose(image).convert('RGB')
+    return image.convert('RGB')
 
 def _pixels(image, processor)->Tensor: # (1,3,H,W)
     "Open and preprocess one image."

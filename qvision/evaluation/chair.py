@@ -9,107 +9,21 @@ __all__ = ['SYNONYMS', 'ANIMALS', 'VEHICLES', 'QUALIFIERS', 'NO_OBJECT', 'IRREGU
 # %% ../../nbs/evaluation/03_chair.ipynb #cc510cd5
 import re
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 
 from ..data.coco import CocoData
 
 # %% ../../nbs/evaluation/03_chair.ipynb #df1861f1
-_SYNONYMS = """
-person:person,people,man,woman,boy,girl,child,kid,baby,toddler,adult,lady,guy,gentleman,player,batter,pitcher,\
-catcher,skier,snowboarder,surfer,skateboarder,skater,rider,biker,cyclist,passenger,pedestrian,worker,chef,cook,\
-officer,policeman,cop,soldier,bride,groom,mother,father,son,daughter,friend,crowd,couple of people,student,farmer,\
-cowboy
-bicycle:bicycle,bike,cycle
-car:car,automobile,vehicle,sedan,suv,van,taxi,cab,minivan,hatchback,convertible,jeep
-motorcycle:motorcycle,motorbike,motor bike,motor cycle,scooter,moped,dirt bike
-airplane:airplane,plane,aircraft,jet,airliner,jetliner,air plane,aeroplane,biplane
-bus:bus,minibus,double decker,coach bus,trolley bus
-train:train,locomotive,tram,subway,trolley,railcar,steam engine
-truck:truck,pickup,lorry,firetruck,fire truck,fire engine
-boat:boat,ship,sailboat,canoe,kayak,ferry,yacht,barge,gondola,rowboat,vessel,sail boat,speed boat
-traffic light:traffic light,street light,stop light,stoplight,traffic signal,streetlight
-fire hydrant:fire hydrant,hydrant
-stop sign:stop sign,stopsign
-parking meter:parking meter,meter
-bench:bench,park bench,pew
-bird:bird,duck,goose,seagull,gull,pigeon,parrot,swan,owl,ostrich,flamingo,eagle,hawk,crow,rooster,chicken,hen,\
-pelican,penguin
-cat:cat,kitten,kitty,feline
-dog:dog,puppy,pup,canine,hound,terrier,retriever,poodle
-horse:horse,pony,colt,foal,mare,stallion
-sheep:sheep,lamb,ram,ewe
-cow:cow,cattle,bull,calf,ox,steer,heifer
-elephant:elephant
-bear:bear,polar bear,grizzly,cub
-zebra:zebra
-giraffe:giraffe
-backpack:backpack,knapsack,rucksack,back pack
-umbrella:umbrella,parasol
-handbag:handbag,purse,pocketbook,hand bag
-tie:tie,necktie,bow tie,bowtie
-suitcase:suitcase,suit case,luggage,luggage bag,briefcase,suitcase bag
-frisbee:frisbee,disc,flying disc
-skis:ski,pair of skis
-snowboard:snowboard,snow board
-sports ball:ball,sports ball,baseball,football,basketball,soccer ball,tennis ball,beach ball,volleyball
-kite:kite
-baseball bat:baseball bat,bat
-baseball glove:baseball glove,mitt,catcher mitt
-skateboard:skateboard,skate board,longboard
-surfboard:surfboard,surf board,boogie board,bodyboard
-tennis racket:tennis racket,racket,racquet,tennis racquet
-bottle:bottle,flask
-wine glass:wine glass,goblet,wineglass
-cup:cup,mug,teacup,coffee cup
-fork:fork
-knife:knife,pocketknife,butter knife
-spoon:spoon,teaspoon,tablespoon
-bowl:bowl
-banana:banana
-apple:apple
-sandwich:sandwich,burger,hamburger,cheeseburger,sub,panini
-orange:orange fruit,tangerine,clementine
-broccoli:broccoli
-carrot:carrot
-hot dog:hot dog,hotdog,sausage,bratwurst
-pizza:pizza
-donut:donut,doughnut,bagel
-cake:cake,cupcake,cheesecake,birthday cake
-chair:chair,armchair,stool,recliner,seat,arm chair
-couch:couch,sofa,loveseat,settee,love seat
-potted plant:potted plant,houseplant,house plant,pot plant
-bed:bed,mattress,bunk bed
-dining table:dining table,table,desk,coffee table,kitchen table
-toilet:toilet,urinal,commode,toilet seat
-tv:tv,television,monitor,tv set,television set
-laptop:laptop,notebook computer,laptop computer,macbook
-mouse:computer mouse
-remote:remote,remote control,controller,wii remote
-keyboard:keyboard,computer keyboard
-cell phone:cell phone,cellphone,phone,smartphone,mobile phone,iphone,smart phone
-microwave:microwave,microwave oven
-oven:oven,stove,stovetop,stove top,stove top oven
-toaster:toaster,toaster oven
-sink:sink,basin
-refrigerator:refrigerator,fridge,freezer
-book:book,novel,textbook
-clock:clock,alarm clock,clock tower,wristwatch
-vase:vase,flower vase
-scissors:scissor,pair of scissors
-teddy bear:teddy bear,teddy,stuffed bear,stuffed animal
-hair drier:hair drier,hairdryer,hair dryer,blow dryer
-toothbrush:toothbrush,tooth brush
-"""
-
-def _read_synonyms(text): # lines of category:expression,expression,…
+def _read_synonyms(text:str)->dict: # category -> its expressions; from lines of category:expression,expression,…
     found = {}
-    for line in text.strip().splitlines():
+    for line in text.splitlines():
         category, expressions = line.split(':')
         found[category] = expressions.split(',')
     return found
 
-SYNONYMS = _read_synonyms(_SYNONYMS)
+SYNONYMS = _read_synonyms((files('qvision')/'evaluation/synonyms.txt').read_text(encoding='utf8'))
 
 # %% ../../nbs/evaluation/03_chair.ipynb #0b8c065f
 ANIMALS = ('bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra', 'giraffe')

@@ -204,6 +204,7 @@ def captioner_config(preset, # a Preset
                      vision_config, text_config)->CaptionerConfig:
     "Return the configuration of a captioner with a preset's choices and these two backbones."
     vision = vision_config if preset.keep_text_tower else tower_config(vision_config)
+    if not hasattr(vision, 'image_size'): vision.image_size = preset.image_size # a convolutional tower takes any
     # a folder of this machine means nothing elsewhere; the preset's names are kept
     vision._name_or_path = text_config._name_or_path = ''
     return CaptionerConfig(vision, text_config, encoder_name=preset.encoder, decoder_name=preset.decoder,

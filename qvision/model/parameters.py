@@ -11,10 +11,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from transformers import AutoConfig, CLIPConfig, GPTNeoConfig
+from transformers import CLIPConfig, GPTNeoConfig
 
-from ..config import get_preset, resolve_backbone
-from ..layers.backbones import blocks_of, input_layers
+from .. import tables
+from ..config import get_preset
+from ..layers.backbones import backbone_config, blocks_of, input_layers
 from .captioner import Captioner, captioner_config
 
 # %% ../../nbs/model/03_parameters.ipynb #eda4a910
@@ -70,30 +71,14 @@ def parameter_table(model:Captioner)->list[Row]:
     return [Row(name, *_count(*modules)) for name, modules in parts.items()]
 
 # %% ../../nbs/model/03_parameters.ipynb #d7be1137
-def _markdown(rows:list[tuple])->str: # header first
-    lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-    rule = '|---|' + '--:|'*(len(rows[0]) - 1)
-    return '\n'.join([lines[0], rule, *lines[1:]])
-
-def _columns(rows:list[tuple])->str: # header first
-    first, *others = [max(map(len, column)) for column in zip(*rows)] # widths
-    lines = []
-    for name, *values in rows:
-        lines.append(f'{name:<{first}}  ' + '  '.join(f'{v:>{width}}' for v, width in zip(values, others)))
-    return '\n'.join(lines)
-
-def _cells(rows:list[tuple], style:str)->str: # header first
-    return _markdown(rows) if style == 'markdown' else _columns(rows)
-
 def render_table(rows:list[Row],
                  style:str='text' # 'text', 'markdown' or 'json'
                 )->str:
     "Render the table as people or programs read it."
     if style == 'json': return json.dumps([asdict(row) | dict(share=round(row.share, 4)) for row in rows], indent=1)
     if style not in ('text', 'markdown'): raise ValueError(f'style is text, markdown or json, not {style!r}')
-    cells = [('component', 'total', 'trainable', 'share')]
-    for row in rows: cells.append((row.component, f'{row.total:,}', f'{row.trainable:,}', f'{row.share:.2%}'))
-    return _cells(cells, style)
+    cells = [(row.component, row.total, row.trainable, f'{row.share:.2%}') for row in rows]
+    return tables.render_table(cells, ('component', 'total', 'trainable', 'share'), style)
 
 # %% ../../nbs/model/03_parameters.ipynb #7bdb5fc4
 def _gpt_neo_350m()->GPTNeoConfig:
@@ -110,7 +95,7 @@ def build_meta(preset='reference' # a name or a Preset
     configs = []
     for name in (preset.encoder, preset.decoder):
         if name in built_in: configs.append(built_in[name]())
-        else: configs.append(AutoConfig.from_pretrained(resolve_backbone(name)))
+        else: configs.append(backbone_config(name))
     with torch.device('meta'): return Captioner(captioner_config(preset, *configs))
 
 # %% ../../nbs/model/03_parameters.ipynb #80793b37
@@ -142,9 +127,8 @@ def render_comparison(ratio:float=.4,  # frozen share of the decoder's blocks
                      )->str:
     "Render the reference's table beside base's, and the effect of each change."
     one, two = (parameter_table(apply_phase(build_meta(preset), ratio)) for preset in ('reference', 'base'))
-    parts = [('component', 'reference', 'base', 'reference, trained', 'base, trained')]
-    for a, b in zip(one, two):
-        parts.append((a.component, f'{a.total:,}', f'{b.total:,}', f'{a.trainable:,}', f'{b.trainable:,}'))
-    changes = [('change', 'parameters', 'trained')]
-    for text, total, trained in changes_of_base(ratio): changes.append((text, f'{total:+,}', f'{trained:+,}'))
-    return '\n\n'.join(_cells(rows, style) for rows in (parts, changes))
+    parts = [(a.component, a.total, b.total, a.trainable, b.trainable) for a, b in zip(one, two)]
+    headers = ('component', 'reference', 'base', 'reference, trained', 'base, trained')
+    changes = [(text, f'{total:+,}', f'{trained:+,}') for text, total, trained in changes_of_base(ratio)]
+    return '\n\n'.join([tables.render_table(parts, headers, style),
+                        tables.render_table(changes, ('change', 'parameters', 'trained'), style)])

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..tables import render_table
 from .parameters import experiments_root, notebook_parameters, relative
 from .provenance import died, process_start, provenance
 
@@ -321,12 +322,11 @@ def compare(a:Run, b:Run)->list[tuple]: # (name, value in a, value in b)
 
 def write_index(root):
     "Write the archive's README.md: a row per run."
-    lines = ['# Runs', '',
-             'Written by qvision; `qvision runs` shows the same. Checkpoints stay on the machine that made them.', '',
-             '| run | kind | status | parent | command |',
-             '|---|---|---|---|---|']
+    rows = []
     for run in list_runs(root):
         link = f'[{run.name}]({run.name}/run.json)'
-        parent = run.info['parent'] or ''
-        lines.append(f'| {link} | {run.info["kind"]} | {run.status} | {parent} | `{run.info["command"]}` |')
-    (Path(root)/'README.md').write_text('\n'.join(lines) + '\n')
+        rows.append((link, run.info['kind'], run.status, run.info['parent'] or '', f'`{run.info["command"]}`'))
+    head = ('# Runs\n\n'
+            'Written by qvision; `qvision runs` shows the same. Checkpoints stay on the machine that made them.\n\n')
+    table = render_table(rows, ('run', 'kind', 'status', 'parent', 'command'))
+    (Path(root)/'README.md').write_text(f'{head}{table}\n', encoding='utf8')

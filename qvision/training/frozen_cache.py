@@ -6,22 +6,22 @@
 __all__ = ['frozen_depth', 'TextStates', 'lower_states', 'cached_states', 'SetAside']
 
 # %% ../../nbs/training/01_frozen_cache.ipynb #9897d5aa
-import fcntl
 import hashlib
 import json
+from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..model.captioner import Captioner
 from ..layers.vision import weights_checksum
-from ..data.features import cache_folder
+from ..data.features import cached_rows
 from ..layers.backbones import input_layers
 from ..layers.backbones import blocks_of
 
@@ -82,39 +82,20 @@ def lower_states(model:Captioner,
     finally: handle.remove()
 
 # %% ../../nbs/training/01_frozen_cache.ipynb #788d65a4
-def _half_states(model, depth, captions)->np.ndarray: # (B,T,D)
-    "Compute the states of a batch of captions, the longest one last."
-    length = len(captions[-1])
-    padded = [c + (0,)*(length - len(c)) for c in captions] # what follows a token does not reach it
-    states = lower_states(model, depth, torch.tensor(padded, device=model.device)).half().cpu().numpy()
-    if not all(np.isfinite(s[:len(c)]).all() for c, s in zip(captions, states)):
-        raise ValueError("the decoder's states do not fit half precision: train with text_cache 0")
-    return states
-
-def _fill(path, model, depth, captions, start, batch_size, progress):
-    "Compute and write the states of all captions, captions of similar length together."
-    total = sum(map(len, captions))
-    out = np.lib.format.open_memmap(path, 'w+', np.float16, (total, model.config.text_config.hidden_size))
-    order = sorted(captions, key=len)
-    bar = tqdm(range(0, len(order), batch_size), desc='text states', unit='batch', disable=not progress,
-               delay=2, mininterval=2)
-    for i in bar:
-        batch = order[i:i + batch_size]
-        states = _half_states(model, depth, batch)
-        for c, s in zip(batch, states): out[start[c]:start[c] + len(c)] = s[:len(c)]
-    out.flush()
-
-def _make_states(path, model, *args):
-    "Make the file in evaluation mode; it gets its name when it is complete."
-    unfinished = path.with_name('unfinished.npy')
+@contextmanager
+def _evaluating(model):
+    "Set a model to evaluation mode for a moment."
     training = model.training
     model.eval()
-    try: _fill(unfinished, model, *args)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    try: yield
     finally: model.train(training)
-    unfinished.replace(path)
+
+def _batch_states(model, depth, captions)->Tensor: # (tokens of all,D)
+    "Compute the states of a batch of captions, the longest one last, and put them end to end."
+    length = len(captions[-1])
+    padded = [c + (0,)*(length - len(c)) for c in captions] # what follows a token does not reach it
+    with _evaluating(model): states = lower_states(model, depth, torch.tensor(padded, device=model.device))
+    return torch.cat([s[:len(c)] for c, s in zip(captions, states)])
 
 def cached_states(model:Captioner,
                   depth:int,          # blocks below, see `frozen_depth`
@@ -126,21 +107,20 @@ def cached_states(model:Captioner,
                  )->TextStates|None:
     """Return the states of every distinct caption, computed where the cache lacks them.
     Return None where there is nothing to keep, or no room."""
-    if not depth: return None
-    captions = sorted({tuple(c) for c in captions})
+    captions = sorted({tuple(c) for c in captions}, key=lambda c: (len(c), c))
+    if not depth or not captions: return None
     size = sum(map(len, captions))*model.config.text_config.hidden_size*2
     if size > limit*1e9: return None
     blocks = blocks_of(model.decoder.base_model)[:depth]
     below = nn.ModuleList([model.get_input_embeddings(), *input_layers(model), *blocks])
     key = hashlib.sha256((json.dumps(captions) + weights_checksum(below)).encode()).hexdigest()[:32]
-    start = dict(zip(captions, np.cumsum([0, *map(len, captions)]).tolist()))
-    folder = Path(folder or cache_folder())/f'text-{key}'
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder/'states.npy'
-    with open(folder/'lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_file(): _make_states(path, model, depth, captions, start, batch_size, progress)
-    return TextStates(np.load(path, mmap_mode='r'), start)
+    *firsts, total = accumulate(map(len, captions), initial=0) # rows
+    def compute(first):
+        begin = bisect_left(firsts, first)
+        return _batch_states(model, depth, captions[begin:begin + batch_size])
+    states = cached_rows(f'text-{key}', total, compute, 'states', folder,
+                         remedy='train with text_cache 0', progress=progress)
+    return TextStates(states, dict(zip(captions, firsts)))
 
 # %% ../../nbs/training/01_frozen_cache.ipynb #caa57bcc
 class SetAside:

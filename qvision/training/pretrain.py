@@ -169,11 +169,12 @@ class CoCaBatches:
 def gpt_neo_config(tokenizer,
                    hidden_size:int=96,
                    layers:int=6,       # an even number
+                   head_size:int=16,   # D per attention head
                   )->GPTNeoConfig:
     "Return the stand-in decoder's sizes: global and local attention alternate as in GPT-Neo, window 16."
     return GPTNeoConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, num_layers=layers,
-        attention_types=[[['global', 'local'], layers//2]], num_heads=hidden_size//16, window_size=16,
+        attention_types=[[['global', 'local'], layers//2]], num_heads=hidden_size//head_size, window_size=16,
         max_position_embeddings=64, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, resid_dropout=0., embed_dropout=0., attention_dropout=0.)
 
