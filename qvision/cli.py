@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'AsJson', 'TrainingRun', 'Checkpoint', 'HEADLINES',
-           'IMAGE_SUFFIXES', 'quiet_default', 'data_minicoco', 'data_coco', 'data_from_csv', 'data_check', 'runs',
-           'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run', 'image_files', 'chosen_model',
-           'caption', 'explain', 'params', 'import_multimodel', 'main']
+           'IMAGE_SUFFIXES', 'quiet_default', 'data_minicoco', 'data_coco', 'data_from_csv', 'data_check',
+           'data_flickr8k', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run',
+           'image_files', 'chosen_model', 'caption', 'explain', 'params', 'import_multimodel', 'main']
 
 # %% ../nbs/90_cli.ipynb #a4024236
 import json
@@ -96,6 +96,23 @@ def data_check(
     nothing_to_use = not any(report.images for report in reports)
     broken = not all(report.ok for report in reports)
     if nothing_to_use or strict and broken: raise typer.Exit(1)
+
+# %% ../nbs/90_cli.ipynb #263c6dce
+@data_app.command('flickr8k')
+def data_flickr8k(
+    source:Annotated[Path, typer.Argument(
+        help="Folder of the original or of Kaggle's copy, or one of Karpathy's dataset_*.json.")],
+    out:Annotated[Path, typer.Argument(help='Folder to write to.')],
+    copy:Annotated[bool, typer.Option('--copy', help='Copy the pictures instead of linking them.')]=False,
+    seed:Annotated[int, typer.Option(help='Seed of the division of a source that has no splits.')]=0,
+    images:Annotated[Optional[Path], typer.Option(
+        help='Folder of the pictures (default: found beside the captions).')]=None,
+):
+    ("Make a folder in COCO layout from Flickr8k, or from Karpathy's file for Flickr30k or COCO. "
+     "Example: qvision data flickr8k downloads/Flickr8k data/flickr8k")
+    from qvision.data.convert import from_flickr8k
+    done = from_flickr8k(source, out, copy, seed, images)
+    console.print(f'written: {done}', markup=False, highlight=False)
 
 # %% ../nbs/90_cli.ipynb #201959bd
 def _evaluate_headline(m:dict)->str: # metrics

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.captioner import Captioner
 from ..data.images import load_images
 from ..evaluation.chair import mentions, words_of
+from ..model.captioner import Captioner
 
 # %% ../../nbs/analysis/02_attribution.ipynb #a90bb503
 @dataclass

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..model.captioner import Captioner
 from ..data.images import load_images, open_rgb
+from ..model.captioner import Captioner
 
 # %% ../../nbs/analysis/01_similarity.ipynb #67f7f839
 def cosines(a:Tensor, # (B,M,D)

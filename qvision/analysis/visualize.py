@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from .attribution import WordMaps, explain
-from ..model.captioner import Captioner
 from ..data.images import open_rgb
 from ..evaluation.grounding import seen_box
+from ..model.captioner import Captioner
 
 # %% ../../nbs/analysis/03_visualize.ipynb #1af2365e
 def full_map(values:np.ndarray, # (P,)

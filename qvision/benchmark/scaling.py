@@ -20,10 +20,10 @@ import torch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .timing import blank, caption_once, full_variant, in_process, summary
-from ..model.captioner import Captioner
-from ..config import Phase, get_preset
-from ..training.phase import CaptionDataset, train_phase
 from .training_step import training_seconds
+from ..config import Phase, get_preset
+from ..model.captioner import Captioner
+from ..training.phase import CaptionDataset, train_phase
 
 # %% ../../nbs/benchmark/05_scaling.ipynb #07de8603
 TOKENS = 'tokens'

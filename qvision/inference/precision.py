@@ -12,8 +12,8 @@ import warnings
 import torch
 from torch import nn
 
-from .kernels import kernels
 from .compiled import compile_parts
+from .kernels import kernels
 from .quantize import PackedLinear, copy_with
 
 # %% ../../nbs/inference/07_precision.ipynb #3382d95b

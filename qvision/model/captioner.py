@@ -18,22 +18,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer,
-                          CLIPImageProcessorPil, CLIPVisionConfig, GenerationConfig, GenerationMixin, GPTNeoConfig,
+                          CLIPImageProcessorPil, CLIPVisionConfig, GPTNeoConfig, GenerationConfig, GenerationMixin,
                           PreTrainedConfig, PreTrainedModel)
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput, cached_file
 
-from ..layers.backbones import lean_activations, open_part, rest_frozen, tower_state
-from .checkpoint import HUB, complete, trainable_state
 from ..config import get_decoding, get_preset, resolve_backbone
+from ..data.images import load_batches
+from ..data.tokenizer import add_markers, train_tokenizer
 from ..inference.greedy import greedy_decode
 from ..inference.speculative import Phrasebook, can_draft, drafted_decode
-from ..layers.vision import Encoder, tower_config, weights_checksum
-from ..data.images import load_batches
-from ..layers.backbones import before, blocks_of
-from ..layers.fusion import make_fusion
+from ..layers.backbones import before, blocks_of, lean_activations, open_part, rest_frozen, tower_state
 from ..layers.bridges import make_bridge
-from ..data.tokenizer import add_markers, train_tokenizer
+from ..layers.fusion import make_fusion
+from ..layers.vision import Encoder, tower_config, weights_checksum
+from .checkpoint import HUB, complete, trainable_state
 
 # %% ../../nbs/model/02_captioner.ipynb #ae36486f
 def _as_config(config, default:type)->PreTrainedConfig:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .captioner import Captioner
 from ..layers.vision import tower_config
+from .captioner import Captioner
 
 # %% ../../nbs/model/05_export.ipynb #554fa863
 class ImageProgram(nn.Module):

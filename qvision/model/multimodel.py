@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, GPTNeoConfig
 
-from .captioner import Captioner, CaptionerConfig, captioner_config, set_special_tokens
-from ..layers.backbones import open_part
-from ..data.coco import read_json
 from ..config import get_preset
-from .parameters import build_meta
+from ..data.coco import read_json
 from ..data.tokenizer import add_markers
+from ..layers.backbones import open_part
+from .captioner import Captioner, CaptionerConfig, captioner_config, set_special_tokens
+from .parameters import build_meta
 
 # %% ../../nbs/model/04_multimodel.ipynb #960993f2
 PARTS = ('encoder', 'decoder', 'gpt_decoder')

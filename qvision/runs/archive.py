@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..tables import render_table
 from .parameters import experiments_root, notebook_parameters, relative
 from .provenance import died, process_start, provenance
+from ..tables import render_table
 
 # %% ../../nbs/runs/03_archive.ipynb #e2e37abc
 class RunError(ValueError):

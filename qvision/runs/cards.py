@@ -11,8 +11,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from .. import tables
-from ..model.captioner import Captioner
 from ..layers.vision import tower_config
+from ..model.captioner import Captioner
 from ..model.parameters import Row, parameter_table, render_table
 
 # %% ../../nbs/runs/04_cards.ipynb #ff32656a

@@ -19,11 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..model.captioner import Captioner
-from ..layers.vision import weights_checksum
 from ..data.features import cached_rows
-from ..layers.backbones import input_layers
-from ..layers.backbones import blocks_of
+from ..layers.backbones import blocks_of, input_layers
+from ..layers.vision import weights_checksum
+from ..model.captioner import Captioner
 
 # %% ../../nbs/training/01_frozen_cache.ipynb #5dce42ac
 def _trains(module:nn.Module)->bool: return any(p.requires_grad for p in module.parameters())

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ..model.captioner import Captioner
 from ..config import Phase, Preset, get_preset
+from ..data.tokenizer import encode_captions
+from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, keep_training
 from .frozen_cache import SetAside, TextStates, cached_states, frozen_depth
-from ..data.tokenizer import encode_captions
 
 # %% ../../nbs/training/02_phase.ipynb #270a3dd4
 class CaptionDataset(torch.utils.data.Dataset):

@@ -10,8 +10,8 @@ __all__ = ['fresh_scenes', 'data_scenes', 'padded_captions', 'clip_config', 'CoC
 # %% ../../nbs/training/03_pretrain.ipynb #58feb731
 import json
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from transformers import (CLIPConfig, CLIPImageProcessorPil, CLIPModel, GPT2Config, GPT2LMHeadModel, GPTNeoConfig,
                           PrinterCallback, Trainer, TrainingArguments)
 
-from ..data.synthetic.drawing import SIDE
 from ..data.images import open_rgb
-from ..evaluation.grounding import patch_cover
+from ..data.synthetic.drawing import SIDE
 from ..data.synthetic.minicoco import fresh_example
 from ..data.tokenizer import encode_captions
+from ..evaluation.grounding import patch_cover
 from .phase import newest_checkpoint, on_one_device
 
 # %% ../../nbs/training/03_pretrain.ipynb #3de04736
