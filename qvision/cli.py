@@ -406,11 +406,11 @@ def explain(
     typer.echo(f'{explained}\nwritten: {out}')
 
 # %% ../nbs/90_cli.ipynb #63ab7b76
-def _frozen_share(ratio:float|None, run)->float: # the run, or None
+def _frozen_share(frozen_ratio:float|None, run)->float: # the run, or None
     "Return the frozen share of the decoder's blocks: as asked for, else the run's own, else the published table's."
     from qvision.training.phase import TrainParameters
-    if ratio is not None: return ratio
-    if run: return TrainParameters(**run.params).resolve()[1].ratio
+    if frozen_ratio is not None: return frozen_ratio
+    if run: return TrainParameters(**run.params).resolve()[1].frozen_ratio
     return .4
 
 def _style(as_json:bool, markdown:bool)->str:
@@ -420,20 +420,21 @@ def _style(as_json:bool, markdown:bool)->str:
 @app.command('params')
 def params(
     preset:Annotated[Optional[str], typer.Option(help='mini, base or reference (default: reference).')]=None,
-    ratio:Annotated[Optional[float], typer.Option(
+    frozen_ratio:Annotated[Optional[float], typer.Option(
+        '--frozen-ratio', '--ratio',
         help="Frozen share of the decoder's blocks (default: the run's own, or 0.4 as in the published table).")]=None,
     run:Annotated[Optional[str], typer.Option(help='Training run to describe instead of a preset.')]=None,
     as_json:AsJson=False,
     markdown:Annotated[bool, typer.Option(help='Print a Markdown table.')]=False,
 ):
-    "Print the parameter table. Example: qvision params --preset reference --ratio 0.7"
+    "Print the parameter table. Example: qvision params --preset reference --frozen-ratio 0.7"
     from qvision.model.captioner import Captioner
     from qvision.model.parameters import apply_phase, build_meta, parameter_table, render_comparison, render_table
     from qvision.runs.archive import get_run
     if run and preset: raise ValueError('a table is of a preset or of a run, not of both')
     named = get_run(run) if run else None
     model = Captioner.from_pretrained(named.checkpoint) if named else build_meta(preset or 'reference')
-    share = _frozen_share(ratio, named)
+    share = _frozen_share(frozen_ratio, named)
     style = _style(as_json, markdown)
     typer.echo(render_table(parameter_table(apply_phase(model, share)), style))
     if preset == 'base' and not run and not as_json: typer.echo('\n' + render_comparison(share, style))

@@ -13,22 +13,23 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Phase:
     "Hyperparameters of one training phase."
-    ratio:float                     # share of the decoder's blocks that is frozen, counted from the first, 0 to 1
+    frozen_ratio:float              # share of the decoder's blocks that is frozen, counted from the first, 0 to 1
     learning_rate:float             # peak of the schedule
     batch_size:int                  # examples
     epochs:int                      # passes over the data
     accumulation:int=4              # batches per optimizer step
-    captions_together:int=1         # captions of one image in a batch: the image side is computed once for them
+    captions_per_image:int=1         # captions of one image in a batch: the image side is computed once for them
     max_grad_norm:float=5.          # gradients are clipped to this norm
     min_learning_rate:float=1e-6    # end of the cosine schedule
     weight_decay:float=.01          # AdamW's
     precision:str='bf16'            # 'bf16' (autocast) or 'fp32'
 
     def __post_init__(self):
-        if not 0 <= self.ratio <= 1: raise ValueError(f'ratio is a share between 0 and 1, not {self.ratio}')
+        if not 0 <= self.frozen_ratio <= 1:
+            raise ValueError(f'frozen_ratio is a share between 0 and 1, not {self.frozen_ratio}')
         if self.precision not in ('bf16', 'fp32'):
             raise ValueError(f"precision is 'bf16' or 'fp32', not {self.precision!r}")
-        for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_together', 'max_grad_norm'):
+        for name in ('learning_rate', 'batch_size', 'epochs', 'accumulation', 'captions_per_image', 'max_grad_norm'):
             if getattr(self, name) <= 0: raise ValueError(f'{name} must be above 0, not {getattr(self, name)}')
 
 # %% ../nbs/00_config.ipynb #d0134795
@@ -62,8 +63,8 @@ class Preset:
 _CLIP = 'openai/clip-vit-base-patch32'
 _GPT_NEO = 'xhyi/PT_GPTNEO350_ATG'
 _PUBLISHED = {1: Phase(.7, 2e-5, 16, 7), 2: Phase(.5, 2e-4, 8, 10)}
-_SMALL = {1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_together=5, precision='fp32'),
-          2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_together=5, precision='fp32')}
+_SMALL = {1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_per_image=5, precision='fp32'),
+          2: Phase(.5, 1e-3, 64, 4, accumulation=1, captions_per_image=5, precision='fp32')}
 
 _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True,
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)

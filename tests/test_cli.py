@@ -38,8 +38,8 @@ def test_params_are_the_published_integers(qvision, tmp_path):
     out = qvision('params', '--preset', 'reference', '--json', cwd=tmp_path).stdout
     rows = {r['component']: r for r in json.loads(out)}
     assert rows['Total'] == dict(component='Total', total=574061314, trainable=306561025, share=0.534)
-    assert '218,408,961' in qvision('params', '--ratio', '0.7', cwd=tmp_path).stdout
-    assert '268,781,569' in qvision('params', '--ratio', '0.5', '--markdown', cwd=tmp_path).stdout
+    assert '218,408,961' in qvision('params', '--frozen-ratio', '0.7', cwd=tmp_path).stdout
+    assert '268,781,569' in qvision('params', '--frozen-ratio', '0.5', '--markdown', cwd=tmp_path).stdout
 
 
 def test_data_check(qvision, minicoco, tmp_path):

@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, ph
     spell_as_before_none(archive(workplace, 'killed')/'run.json')
     done = qvision('run', 'train', '--name', 'killed', '--resume', cwd=root) # with the parameters it was started with
     assert 'goes on with other parameters' not in done.stdout
-    assert run_info(workplace, 'killed')['params']['ratio'] is None
+    assert run_info(workplace, 'killed')['params']['frozen_ratio'] is None
     through, resumed = (metrics(workplace, name) for name in ('one', 'killed'))
     assert through['final_loss'] == resumed['final_loss']
     assert through['validation_loss'] == resumed['validation_loss']

@@ -39,7 +39,7 @@ def token_similarities(model:Captioner,       # with bridge qformer
     if model.config.bridge != 'qformer':
         raise ValueError(f'the {model.config.bridge} bridge has no global token and no queries: '
                          'similarities want bridge=qformer')
-    seen = model.see(patch_features=patch_features.to(model.device))
+    seen = model.encode_image(patch_features=patch_features.to(model.device))
     image = seen['image_features']
     found = dict(global_query=[], global_patch=[], query_patch=[], query_query=[])
     for state in seen['hidden_states']:
@@ -87,7 +87,7 @@ def image_vectors(model:Captioner,
                  )->dict:              # name -> (B,D or Dv)
     "Return one vector per image: global token, mean query, mean patch, and the tower's pooled token where it has one."
     tower = model.encoder.tower(pixel_values=pixel_values.to(model.dtype))
-    seen = model.see(patch_features=tower.last_hidden_state[:, -model.encoder.num_patches:])
+    seen = model.encode_image(patch_features=tower.last_hidden_state[:, -model.encoder.num_patches:])
     tokens = seen['visual_tokens']
     vectors = {'global token': tokens[:, 0],
                'mean query': tokens[:, 1:].mean(1),
@@ -208,7 +208,7 @@ def visual_tokens_of(model:Captioner,
                     )->Tensor:              # (N,1+Q,D)
     "Compute everything the text will see, for many images."
     parts = patch_features.split(batch_size)
-    return torch.cat([model.see(patch_features=x.to(model.device))['visual_tokens'] for x in parts])
+    return torch.cat([model.encode_image(patch_features=x.to(model.device))['visual_tokens'] for x in parts])
 
 def ablated_captions(model:Captioner,
                      visual_tokens:Tensor, # (N,1+Q,D)
@@ -231,7 +231,7 @@ def query_attention(model:Captioner,
     "Return where each visual token looks in the last layer, averaged over heads."
     parts = []
     for x in patch_features.split(batch_size):
-        seen = model.see(patch_features=x.to(model.device), output_attentions=True)
+        seen = model.encode_image(patch_features=x.to(model.device), output_attentions=True)
         parts.append(seen['cross_attentions'][-1].mean(1).float().cpu())
     return torch.cat(parts).numpy()
 

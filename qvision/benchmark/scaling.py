@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'IMAGES', 'QUERIES', 'PIXELS', 'STEP', 'EPOCH', 'CHANGES', 'TIMED', 'exponent', 'curves', 'caption_tasks',
-           'step_seconds', 'epoch_tasks', 'growth_figure']
+           'step_seconds', 'epoch_tasks', 'scaling_figure']
 
 # %% ../../nbs/benchmark/05_scaling.ipynb #60510829
 import copy
@@ -97,7 +97,7 @@ def epoch_tasks(model:Captioner, data, # a CocoData
     def epoch(phase, images):
         first = SimpleNamespace(images=data.images[:images])
         dataset = CaptionDataset(first, cache, model.tokenizer, model.config.caption_length,
-                                 together=phase.captions_together)
+                                 together=phase.captions_per_image)
         with tempfile.TemporaryDirectory() as folder:
             return train_phase(copy.deepcopy(model), dataset, replace(phase, epochs=1), folder)
     return {(EPOCH, name, n): partial(epoch, phase, n) for name, phase in phases.items() for n in sizes}
@@ -122,7 +122,7 @@ def _label_panel(ax, axis, sizes):
     ax.grid(alpha=.3)
     ax.legend(frameon=False, fontsize=8, title='exponent', title_fontsize=8, loc='upper left')
 
-def growth_figure(found:dict    # of `curves`
+def scaling_figure(found:dict    # of `curves`
                  )->plt.Figure: # a panel for each thing that changes
     "Draw measured times on two logarithmic axes, with a dashed line for the power that fits."
     rows = -(-len(found)//3)

@@ -6,7 +6,7 @@
 __all__ = ['DTYPES', 'DRAFTED', 'PUBLISHED', 'TEXTS', 'unloaded', 'full_size', 'published_decode', 'System', 'peers', 'llava',
            'variants', 'variant', 'full_variant', 'blank', 'packed_variants', 'visual_keys', 'caption_once',
            'draft_once', 'reading', 'bandwidth', 'throughput', 'machine_speeds', 'interleaved', 'print_turn', 'summary',
-           'step_bytes', 'weights_bytes', 'shared_ids', 'shared_phrases', 'captions_of', 'joined', 'precision_quality',
+           'step_bytes', 'weights_bytes', 'shared_ids', 'shared_drafter', 'captions_of', 'joined', 'precision_quality',
            'qvision_tasks', 'peer_tasks', 'caption_seconds', 'fastest_variants', 'speed_ratios', 'speed_rows',
            'same_with_drafts', 'draft_costs', 'reading_bounds', 'batch_rates', 'operations', 'least_seconds', 'limits',
            'split_sharing', 'full_size_sharing', 'peak_memory', 'in_process', 'loading_peak', 'captioning_peak',
@@ -45,7 +45,7 @@ from ..inference.greedy import greedy_decode
 from ..inference.kernels import can_compile, kernels
 from ..inference.precision import LOADED, PRECISIONS, with_precision
 from ..inference.quantize import PackedLinear, return_memory
-from ..inference.speculative import ROWS, Phrasebook, drafted_decode
+from ..inference.speculative import ROWS, NgramDrafter, speculative_decode
 from ..layers.vision import tower_config
 from ..model.captioner import Captioner, set_special_tokens
 from ..model.parameters import build_meta
@@ -235,7 +235,7 @@ def visual_keys(model:Captioner,
                 patch_features:Tensor=None, # (B,P,Dv), instead
                )->Tensor:                   # (B,2,heads,1+Q,D/heads)
     "Compute the keys and values of the visual tokens, all that late fusion needs of an image."
-    return model.fusion.keys_values(model.see(pixel_values, patch_features)['visual_tokens'])
+    return model.fusion.keys_values(model.encode_image(pixel_values, patch_features)['visual_tokens'])
 
 @torch.no_grad()
 def caption_once(model:Captioner,
@@ -248,13 +248,13 @@ def caption_once(model:Captioner,
 @torch.no_grad()
 def draft_once(model:Captioner,
                pixel_values:Tensor, # (1,3,H,W)
-               phrases:Phrasebook,  # that drafts are made of
+               phrases:NgramDrafter,  # that drafts are made of
                text:Tensor,         # (1,T) that it is made to write
                rows:int=ROWS,       # tokens in a pass
               )->tuple:             # ids, Work
     "Caption with drafts: weights that mean nothing have no phrases, so the text is a trained model's."
     visual_kv = visual_keys(model, pixel_values)
-    return drafted_decode(model, visual_kv, phrases, text.shape[1] - 1, rows, force=text)
+    return speculative_decode(model, visual_kv, phrases, text.shape[1] - 1, rows, force=text)
 
 # %% ../../nbs/benchmark/01_timing.ipynb #58d0c738
 def _timed(f)->float: # seconds
@@ -363,10 +363,10 @@ def shared_ids(ids:Tensor,      # (N,T) that a trained model wrote
     for old, new in _markers(small, full): out[ids == old] = new
     return out
 
-def shared_phrases(phrases:Phrasebook, # of the small model
+def shared_drafter(phrases:NgramDrafter, # of the small model
                    small:Captioner,    # a trained model
                    full:Captioner,     # one with more tokens
-                  )->Phrasebook:
+                  )->NgramDrafter:
     "Translate a phrasebook likewise."
     new = dict(_markers(small, full))
     def translate(token): return new.get(token, token)
@@ -374,7 +374,7 @@ def shared_phrases(phrases:Phrasebook, # of the small model
     for context, (total, after) in phrases.counts.items():
         after = {translate(token): count for token, count in after.items()}
         counts[tuple(map(translate, context))] = (total, after)
-    return Phrasebook(phrases.order, counts)
+    return NgramDrafter(phrases.order, counts)
 
 def captions_of(ids:Tensor,      # (N,T) padded
                 model:Captioner, # that wrote them
@@ -429,7 +429,7 @@ def qvision_tasks(full:Captioner,     # at full size, in float32
                   packed:dict,        # of `packed_variants`
                   preset,             # of that captioner
                   reference,          # preset that the published algorithm runs on
-                  phrases:Phrasebook, # for the captioner's vocabulary
+                  phrases:NgramDrafter, # for the captioner's vocabulary
                   texts:list[Tensor], # (1,1+tokens) each, to write with drafts
                   tokens:int=20,      # per caption
                  )->tuple:            # tasks (system, variant) -> function; parameters system -> number
@@ -509,18 +509,18 @@ def speed_rows(ratios:dict,     # of `speed_ratios`
 # %% ../../nbs/benchmark/01_timing.ipynb #e1e0ee9c
 def same_with_drafts(model:Captioner,
                      visual_kv:Tensor,   # (N,2,heads,1+Q,D/heads), of `visual_keys`
-                     phrases:Phrasebook, # that drafts are made of
+                     phrases:NgramDrafter, # that drafts are made of
                     )->float:
     "Return the share of images whose caption is the same with drafts as without."
     plain, _ = greedy_decode(model, visual_kv)
     same = []
     for i in range(len(visual_kv)):
-        drafted, _ = drafted_decode(model, visual_kv[i:i + 1], phrases)
+        drafted, _ = speculative_decode(model, visual_kv[i:i + 1], phrases)
         same.append(torch.equal(drafted, plain[i:i + 1]))
     return float(np.mean(same))
 
 def draft_costs(model:Captioner,
-                phrases:Phrasebook, # that drafts are made of
+                phrases:NgramDrafter, # that drafts are made of
                 texts:list[Tensor], # (1,T) each, captions to write
                 counts:tuple,       # numbers of tokens in a pass
                 turns:int=3,        # of all texts
@@ -528,7 +528,8 @@ def draft_costs(model:Captioner,
     "Time the writing of captions without drafts, and with each number of tokens in a pass."
     visual_kv = visual_keys(model, blank(model))
     def plain(): return [greedy_decode(model, visual_kv, t.shape[1] - 1, share=False, force=t) for t in texts]
-    def drafted(count): return [drafted_decode(model, visual_kv, phrases, t.shape[1] - 1, count, t)[1] for t in texts]
+    def drafted(count):
+        return [speculative_decode(model, visual_kv, phrases, t.shape[1] - 1, count, t)[1] for t in texts]
     times = interleaved({'without': plain} | {count: partial(drafted, count) for count in counts}, turns)
     seconds = {name: summary(taken)['median']/len(texts) for name, taken in times.items()}
     tokens = sum(text.shape[1] - 1 for text in texts)/len(texts)
@@ -579,7 +580,7 @@ def operations(model:Captioner # in float32
     "Count floating-point operations: those of the image and its visual tokens, and those of a token of the caption."
     pixels = blank(model)
     visual_kv = visual_keys(model, pixels)
-    with FlopCounterMode(display=False) as image: model.see(pixels)
+    with FlopCounterMode(display=False) as image: model.encode_image(pixels)
     with FlopCounterMode(display=False) as token: greedy_decode(model, visual_kv, 1, share=False)
     return image.get_total_flops(), token.get_total_flops()
 

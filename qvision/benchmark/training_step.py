@@ -21,7 +21,7 @@ from .timing import blank, caption_once, full_size, in_process, interleaved, pub
 from ..layers.vision import num_patches, tower_config
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, build_meta
-from ..training.frozen_cache import SetAside, TextStates, frozen_depth
+from ..training.frozen_cache import Offload, FrozenStates, frozen_depth
 from ..training.phase import Collate
 
 # %% ../../nbs/benchmark/04_training_step.ipynb #56d8a06f
@@ -61,8 +61,8 @@ def cached_step(model:Captioner,
     return _update(model, optimiser, out.loss)
 
 # %% ../../nbs/benchmark/04_training_step.ipynb #240224ab
-def _trainable(preset, ratio, device)->Captioner:
-    model = apply_phase(full_size(preset), ratio).train().to(device)
+def _trainable(preset, frozen_ratio, device)->Captioner:
+    model = apply_phase(full_size(preset), frozen_ratio).train().to(device)
     for p in model.parameters():
         if p.ndim > 1: p.data.normal_(std=.02)
     return model
@@ -74,15 +74,15 @@ def _optimiser(model, kind):
 
 def training_setup(kind:str,                # 'published' or 'cached'
                    preset='',               # a name or a Preset (default: 'reference' or 'base')
-                   ratio:float=.7,          # frozen share of the decoder's blocks
+                   frozen_ratio:float=.7,          # frozen share of the decoder's blocks
                    batch:int=8,             # captions, B
                    tokens:int=20,           # per caption, T
-                   captions_together:int=1, # per image, where cached
+                   captions_per_image:int=1, # per image, where cached
                    precision:str='fp32',    # or 'bf16', as in a `Phase`
                    device:str='cpu',
                   )->Callable:              # a step
     "Build a model at full size with its optimiser, ready to be timed."
-    model = _trainable(preset or dict(published='reference', cached='base')[kind], ratio, device)
+    model = _trainable(preset or dict(published='reference', cached='base')[kind], frozen_ratio, device)
     optimiser = _optimiser(model, kind)
     ids = torch.randint(0, model.config.text_config.vocab_size, (batch, tokens), device=device)
     if kind == 'published':
@@ -90,10 +90,10 @@ def training_setup(kind:str,                # 'published' or 'cached'
         pixels = torch.randn(batch, 3, size, size, device=device)
         return lambda: published_step(model, optimiser, pixels, ids, precision)
     width = model.encoder.projection.in_features
-    features = torch.randn(batch//captions_together, model.encoder.num_patches, width, device=device)
+    features = torch.randn(batch//captions_per_image, model.encoder.num_patches, width, device=device)
     depth = frozen_depth(model)
     states = torch.randn(batch, tokens, model.config.width, device=device) if depth else None
-    SetAside(model, depth, dtype=torch.bfloat16 if precision == 'bf16' else None).take_out()
+    Offload(model, depth, dtype=torch.bfloat16 if precision == 'bf16' else None).take_out()
     return lambda: cached_step(model, optimiser, features, ids, states, precision)
 
 # %% ../../nbs/benchmark/04_training_step.ipynb #c89d188c
@@ -116,14 +116,14 @@ LOOP = 'published loop'
 
 def step_arguments(preset='base',         # of qvision
                    reference='reference', # preset of the published loop
-                   ratio:float=.7,        # frozen share of the decoder's blocks
+                   frozen_ratio:float=.7,        # frozen share of the decoder's blocks
                    batch:int=8,           # captions
                    tokens:int=20,         # per caption
                   )->dict:                # name -> arguments of `training_setup`, up to the precision
     "List the training steps that are compared, the published loop first."
-    return {LOOP: ('published', reference, ratio, batch, tokens, 1),
-            'qvision': ('cached', preset, ratio, batch, tokens, 1),
-            'qvision, 4 captions an image': ('cached', preset, ratio, batch, tokens, 4),
+    return {LOOP: ('published', reference, frozen_ratio, batch, tokens, 1),
+            'qvision': ('cached', preset, frozen_ratio, batch, tokens, 1),
+            'qvision, 4 captions an image': ('cached', preset, frozen_ratio, batch, tokens, 4),
             'published loop, decoder free': ('published', reference, 0., batch, tokens, 1)}
 
 def _in_turns(**steps)->dict: # name -> `summary`; not more at once than fit into memory
@@ -185,7 +185,7 @@ def loading_seconds(folder,           # for the files
     states = _mapped(Path(folder)/'states.npy', (len(texts)*tokens, config.width))
     start = {text: i*tokens for i, text in enumerate(texts)}
     dataset = SimpleNamespace(cache=SimpleNamespace(features=features))
-    collate = Collate(dataset, 0, TextStates(states, start))
+    collate = Collate(dataset, 0, FrozenStates(states, start))
     taken = []
     for items in _random_batches(rng, texts, captions, batch, batches):
         begin = time.perf_counter()

@@ -27,7 +27,7 @@ from ..config import get_decoding, get_preset, resolve_backbone
 from ..data.images import load_batches
 from ..data.tokenizer import add_markers, train_tokenizer
 from ..inference.greedy import greedy_decode
-from ..inference.speculative import Phrasebook, can_draft, drafted_decode
+from ..inference.speculative import NgramDrafter, can_draft, speculative_decode
 from ..layers.backbones import before, blocks_of, lean_activations, open_part, rest_frozen, tower_state
 from ..layers.bridges import make_bridge
 from ..layers.fusion import make_fusion
@@ -111,7 +111,7 @@ def choose_decoder(model:'Captioner',
     "Choose the quickest decoder that writes the captions of `generate`: see the table above."
     if not _is_greedy(arguments): return None
     if model.config.fusion != 'late': return None
-    if images == 1 and model.phrases and can_draft(model): return partial(drafted_decode, phrases=model.phrases)
+    if images == 1 and model.phrases and can_draft(model): return partial(speculative_decode, phrases=model.phrases)
     return greedy_decode
 
 # %% ../../nbs/model/02_captioner.ipynb #18d941d4
@@ -130,7 +130,7 @@ class CaptioningMixin:
                  input_ids:Tensor=None,          # (B,T) a prompt; <START> where None
                  **decoding)->Tensor:            # (B,T) ids, <START> first
         "Write captions as ids, with any of `GenerationMixin.generate`'s arguments."
-        if visual_tokens is None: visual_tokens = self.see(pixel_values, patch_features)['visual_tokens']
+        if visual_tokens is None: visual_tokens = self.encode_image(pixel_values, patch_features)['visual_tokens']
         visual_kv = self.fusion.keys_values(visual_tokens)
         if input_ids is None:
             start = self.generation_config.bos_token_id
@@ -163,7 +163,8 @@ class CaptioningMixin:
         "Compute the images in batches, and decode them together."
         parts = []
         for some in features.split(TOGETHER):
-            seen = [self.see(patch_features=x.to(self.device))['visual_tokens'] for x in some.split(batch_size)]
+            parts_of_some = [x.to(self.device) for x in some.split(batch_size)]
+            seen = [self.encode_image(patch_features=x)['visual_tokens'] for x in parts_of_some]
             visual_kv = torch.cat([self.fusion.keys_values(tokens) for tokens in seen])
             ids, _ = decode(self, visual_kv, max_new_tokens=max_new_tokens)
             parts.append(ids)
@@ -255,7 +256,7 @@ def load_extras(model:'Captioner',
     if find('preprocessor_config.json') or find('processor_config.json'):
         model.image_processor = AutoImageProcessor.from_pretrained(name, backend='pil', **hub)
     phrases = find(PHRASES, _raise_exceptions_for_connection_errors=False)
-    if phrases: model.phrases = Phrasebook.load(phrases)
+    if phrases: model.phrases = NgramDrafter.load(phrases)
     return model
 
 # %% ../../nbs/model/02_captioner.ipynb #3fb26c02
@@ -362,7 +363,7 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
         images = args and args[0] is not None and not isinstance(args[0], Tensor)
         return self.caption(*args, **kwargs) if images else super().__call__(*args, **kwargs)
 
-    def see(self, pixel_values:Tensor=None,      # (B,3,H,W)
+    def encode_image(self, pixel_values:Tensor=None,      # (B,3,H,W)
             patch_features:Tensor=None,          # (B,P,Dv), instead
             output_attentions:bool=False)->dict: # image_features (B,P,D), visual_tokens (B,1+Q,D), states, attentions
         "Compute everything that depends on the image alone."
@@ -387,7 +388,7 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
         # 1. the image
         seen = {}
         if visual_kv is None:
-            seen = self.see(pixel_values, patch_features, output_attentions)
+            seen = self.encode_image(pixel_values, patch_features, output_attentions)
             visual_kv = self.fusion.keys_values(seen['visual_tokens'])
         # adds gradients in one order, which indexing does not
         if image_index is not None: visual_kv = visual_kv.index_select(0, image_index)

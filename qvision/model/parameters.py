@@ -20,15 +20,15 @@ from .captioner import Captioner, captioner_config
 
 # %% ../../nbs/model/03_parameters.ipynb #eda4a910
 def apply_phase(model:Captioner,
-                ratio:float, # share of the decoder's blocks to freeze, from below: 0 to 1
+                frozen_ratio:float, # share of the decoder's blocks to freeze, from below: 0 to 1
                )->Captioner: # the same model
     "Set `requires_grad` as a phase wants it."
-    if not 0 <= ratio <= 1: raise ValueError(f'ratio is a share between 0 and 1, not {ratio}')
+    if not 0 <= frozen_ratio <= 1: raise ValueError(f'frozen_ratio is a share between 0 and 1, not {frozen_ratio}')
     model.requires_grad_(True)
     model.encoder.model.requires_grad_(False)
     model.encoder.projection.requires_grad_(model.config.train_projection)
     blocks = blocks_of(model.decoder.base_model)
-    frozen = [*input_layers(model), *blocks[:int(ratio*len(blocks))]]
+    frozen = [*input_layers(model), *blocks[:int(frozen_ratio*len(blocks))]]
     if model.config.freeze_embedding: # tied to the output layer, which then stays as well
         frozen += [model.get_input_embeddings(), model.get_output_embeddings()]
     for part in frozen: part.requires_grad_(False)
@@ -105,30 +105,30 @@ CHANGES = dict(
     train_projection='the projection to the decoder trains: it stayed at its random start',
     freeze_embedding='the token embedding is frozen: no backward pass below the first trained block')
 
-def _count_in_all(preset, ratio:float)->tuple: # parameters, trained parameters
-    total = parameter_table(apply_phase(build_meta(preset), ratio))[-1]
+def _count_in_all(preset, frozen_ratio:float)->tuple: # parameters, trained parameters
+    total = parameter_table(apply_phase(build_meta(preset), frozen_ratio))[-1]
     return total.total, total.trainable
 
-def changes_of_base(ratio:float=.4       # frozen share of the decoder's blocks
+def changes_of_base(frozen_ratio:float=.4       # frozen share of the decoder's blocks
                    )->list[tuple]:       # (what, parameters, trained parameters), differences to the reference
     "Count how each of base's changes alters the reference, alone and all together."
     reference, base = get_preset('reference'), get_preset('base')
     plans = {text: replace(reference, **{field: getattr(base, field)}) for field, text in CHANGES.items()}
     plans['all of them: base'] = base
-    total, trained = _count_in_all(reference, ratio)
+    total, trained = _count_in_all(reference, frozen_ratio)
     changes = []
     for text, plan in plans.items():
-        a, b = _count_in_all(plan, ratio)
+        a, b = _count_in_all(plan, frozen_ratio)
         changes.append((text, a - total, b - trained))
     return changes
 
-def render_comparison(ratio:float=.4,  # frozen share of the decoder's blocks
+def render_comparison(frozen_ratio:float=.4,  # frozen share of the decoder's blocks
                       style:str='text' # 'text' or 'markdown'
                      )->str:
     "Render the reference's table beside base's, and the effect of each change."
-    one, two = (parameter_table(apply_phase(build_meta(preset), ratio)) for preset in ('reference', 'base'))
+    one, two = (parameter_table(apply_phase(build_meta(preset), frozen_ratio)) for preset in ('reference', 'base'))
     parts = [(a.component, a.total, b.total, a.trainable, b.trainable) for a, b in zip(one, two)]
     headers = ('component', 'reference', 'base', 'reference, trained', 'base, trained')
-    changes = [(text, f'{total:+,}', f'{trained:+,}') for text, total, trained in changes_of_base(ratio)]
+    changes = [(text, f'{total:+,}', f'{trained:+,}') for text, total, trained in changes_of_base(frozen_ratio)]
     return '\n\n'.join([tables.render_table(parts, headers, style),
                         tables.render_table(changes, ('change', 'parameters', 'trained'), style)])

@@ -45,8 +45,8 @@ def judged(claim:Claim)->dict: # section, claim, test, run, figure, verdict
     return row | dict(figure=figure, verdict=verdict)
 
 # %% ../../nbs/runs/05_claims.ipynb #a7e1899f
-FREE = ('name', 'run', 'start', 'phase', 'ratio', 'split', 'seed', # what may differ from an experiment's defaults
-        'resume', 'quiet', 'show_images', 'threads')
+# what may differ from an experiment's defaults
+FREE = ('name', 'run', 'start', 'phase', 'frozen_ratio', 'split', 'seed', 'resume', 'quiet', 'show_images', 'threads')
 
 def usual(run:Run)->bool:
     "Return whether a run, and the one it continues or evaluates, is done and made with its notebook's defaults."
@@ -62,11 +62,11 @@ def newest(kind:str)->Run: # None where there is none
 
 def evaluation(phase:int,             # of the training run that is evaluated
                split:str='val2017',   # that it is evaluated on
-               ratio:float|None=None, # frozen share that the training run was asked for (default: the phase's own)
+               frozen_ratio:float|None=None, # that the training run was asked for (default: the phase's own)
                )->Run:                # None where there is none
     "Return the newest usual evaluation of a training run of a phase."
     trained = {run.name for run in list_runs(kind='train')
-               if run.params.get('phase') == phase and run.params.get('ratio') == ratio}
+               if run.params.get('phase') == phase and run.params.get('frozen_ratio') == frozen_ratio}
     for run in reversed(list_runs(kind='evaluate')):
         if usual(run) and run.params['split'] == split and run.info['parent'] in trained: return run
 
