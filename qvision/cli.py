@@ -274,7 +274,7 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
             )->Path:           # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     from papermill import PapermillExecutionError
-    from qvision.runs.archive import new_name, run_folder
+    from qvision.runs.archive import get_run, new_name, refer_to_figures, run_folder
     from qvision.runs.parameters import is_unset, project_root
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file():
@@ -291,6 +291,9 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
     except PapermillExecutionError as e:
         if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
         raise RuntimeError(f'{e.ename}: {e.evalue} (in {out})') from None
+    finally:
+        if out.is_file() and (folder/'run.json').exists():
+            refer_to_figures(out, get_run(folder.name).info.get('figures', []))
     return out
 
 @app.command('run')
