@@ -44,7 +44,8 @@ def find_figures(outputs:list, run)->list:
     "Let references to a run's figures/ lead to where the site keeps them."
     for output in outputs:
         text = output.get('data', {}).get('text/markdown')
-        if text: output.data['text/markdown'] = ''.join(text).replace('](figures/', f'](experiments/{run.name}/figures/')
+        if not text: continue
+        output.data['text/markdown'] = ''.join(text).replace('](figures/', f'](experiments/{run.name}/figures/')
     return outputs
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Both training phases and the evaluation of each, archived in experiments/. Names carry the time, so that it can be run again.
+# Train both phases and evaluate each, archived in experiments/. Names carry the time, so that it can be run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 qvision=${BIN:-.venv/bin}/qvision

@@ -104,7 +104,7 @@ def _is_greedy(arguments:dict)->bool:
     if arguments.get('do_sample') or arguments.get('num_beams', 1) != 1: return False
     return set(arguments) <= {'do_sample', 'num_beams', 'max_new_tokens'}
 
-def choose_decoder(model:'Captioner',
+def choose_decoder(model,          # a Captioner
                    arguments:dict, # of `generate`
                    images:int,     # number of images
                   )->Callable|None: # (model, visual_kv, max_new_tokens=…) -> ids, Work; None: only `generate` can do it
@@ -210,12 +210,12 @@ def captioner_config(preset, # a Preset
     return CaptionerConfig(vision, text_config, encoder_name=preset.encoder, decoder_name=preset.decoder,
                            **{choice: getattr(preset, choice) for choice in _CHOICES})
 
-def set_special_tokens(model:'Captioner', bos:int, eos:int, pad:int)->'Captioner':
+def set_special_tokens(model, bos:int, eos:int, pad:int):
     "Tell `generate` where captions start and end."
     model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
     return model
 
-def load_backbones(model:'Captioner', tower:PreTrainedModel, lm:PreTrainedModel)->'Captioner':
+def load_backbones(model, tower:PreTrainedModel, lm:PreTrainedModel):
     "Copy pretrained weights into a captioner of the same sizes."
     model.encoder.model.load_state_dict(tower_state(tower, model.encoder.model.state_dict()))
     model.decoder.load_state_dict(lm.state_dict())
@@ -245,9 +245,9 @@ def cast(state:dict, dtype)->dict:
             raise ValueError(f'{k} holds numbers that {dtype} cannot')
     return out
 
-def load_extras(model:'Captioner',
+def load_extras(model, # a Captioner
                 name:str,          # folder or hub id
-                **hub)->'Captioner': # hub: of HUB
+                **hub): # hub: of HUB
     "Attach tokenizer, image processor and phrasebook of a saved captioner, where it has them."
     def find(file, **kwargs):
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub, **kwargs)
@@ -265,7 +265,7 @@ class CheckpointMixin:
     @classmethod
     def from_backbones(cls, preset='mini', # a name or a Preset
                        dtype=torch.float32,
-                       **overrides)->'Captioner': # overrides: of the preset's fields
+                       **overrides): # overrides: of the preset's fields
         "Load the two backbones that a preset names, add <START> and <END>, and put a fresh bridge between them."
         preset = get_preset(preset, **overrides) if isinstance(preset, str) else preset
         tower = open_part(AutoModel, preset.encoder, dtype=dtype)
@@ -282,7 +282,7 @@ class CheckpointMixin:
 
     @classmethod
     def from_pretrained(cls, name, # folder, hub id or package:NAME
-                        *args, **kwargs)->'Captioner': # as of `PreTrainedModel.from_pretrained`
+                        *args, **kwargs): # as of `PreTrainedModel.from_pretrained`
         "Load a captioner, in evaluation mode."
         name = resolve_backbone(str(name))
         hub = {k: kwargs[k] for k in HUB if k in kwargs}
