@@ -20,7 +20,7 @@ struct Norm {
   float epsilon;
 };
 
-enum class Activation { kGelu, kTanhGelu, kQuickGelu };  // in the order of ACTIVATIONS in native.py
+enum class Activation { kGelu, kTanhGelu, kQuickGelu };  // in the order of ACTIVATIONS in compiled.py
 
 // What a layer works in, for `num_rows` rows: allocated once for all threads of a team.
 struct Workspace {

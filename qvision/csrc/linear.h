@@ -11,7 +11,7 @@
 
 namespace qvision {
 
-// Weights are unsigned codes in panels of sixteen outputs (PackedLinear in native.py makes them). The 64 bytes at
+// Weights are unsigned codes in panels of sixteen outputs (PackedLinear in quantize.py makes them). The 64 bytes at
 // [panel, i, j] hold, output by output, four inputs in 8 bits; in 4 bits eight, the second four in the upper halves.
 struct Linear {
   at::Tensor codes;   // uint8 (panels, in_features/32, bits, 64)
