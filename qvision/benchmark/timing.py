@@ -367,7 +367,7 @@ def shared_drafter(phrases:NgramDrafter, # of the small model
                    small:Captioner,      # a trained model
                    full:Captioner,       # one with more tokens
                   )->NgramDrafter:
-    "Translate a phrasebook likewise."
+    "Translate an n-gram drafter likewise."
     new = dict(_markers(small, full))
     def translate(token): return new.get(token, token)
     counts = {}

@@ -248,7 +248,7 @@ def cast(state:dict, dtype)->dict:
 def load_extras(model, # a Captioner
                 name:str,          # folder or hub id
                 **hub): # hub: of HUB
-    "Attach tokenizer, image processor and phrasebook of a saved captioner, where it has them."
+    "Attach tokenizer, image processor and n-gram drafter of a saved captioner, where it has them."
     def find(file, **kwargs):
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub, **kwargs)
 
@@ -296,7 +296,7 @@ class CheckpointMixin:
                         trainable_only:bool=False, # leave out what equals the backbones
                         dtype=None,                # e.g. torch.float16, for the stored numbers; None: as they are
                         **kwargs):                 # as of `PreTrainedModel.save_pretrained`
-        "Write one folder: configuration, weights (tied ones once), tokenizer, image processor, phrasebook."
+        "Write one folder: configuration, weights (tied ones once), tokenizer, image processor, n-gram drafter."
         if kwargs.get('push_to_hub'):
             raise ValueError('save_pretrained writes a folder; model.push_to_hub(NAME) uploads all that belongs to it')
         state = kwargs.pop('state_dict', None) or self.state_dict()
