@@ -100,8 +100,8 @@ def _limits_of(run)->list[str]:
     info, metrics, name = run.info, run.metrics, run.name
     out = []
     if data := info.get('data'):
-        what = 'training' if 'parameters' in metrics else 'a measurement'
-        out.append(f'{name} is {what} on {data.get("path")} ({data.get("split")}) alone: '
+        did = 'trained' if 'parameters' in metrics else 'measured'
+        out.append(f'{name} {did} on {data.get("path")} ({data.get("split")}) only: '
                    'other kinds of images were not part of it.')
     if run.status != 'done': out.append(f'{name} is not finished: {run.status}.')
     if (info.get('git') or {}).get('dirty'): out.append(f'{name} ran on code with uncommitted changes.')
