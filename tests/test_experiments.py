@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qvision.runs.archive import RENAMED
+
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']
 RECORDED = {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb',
             'command', 'tolerance', 'notebook', 'status'}
@@ -22,9 +24,11 @@ def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
 def spell_as_before_none(path):
-    "Write a run.json as an older qvision did: an empty text, 0 or -1. for what was not given."
+    "Write a run.json as an older qvision did: older names, and an empty text, 0 or -1. for what was not given."
     info = read(path)
-    info['params'] = {k: OLD_FOR_NONE.get(k, 0) if v is None else v for k, v in info['params'].items()}
+    older = {today: old for old, today in RENAMED.items()}
+    params = {older.get(name, name): value for name, value in info['params'].items()}
+    info['params'] = {k: OLD_FOR_NONE.get(k, 0) if v is None else v for k, v in params.items()}
     path.write_text(json.dumps(info | dict(parent='')))
 
 

@@ -84,6 +84,13 @@ Norm make_norm(const at::Tensor& weight, const at::Tensor& bias, double epsilon,
   return {weight, bias, static_cast<float>(epsilon)};
 }
 
+// Layers that share their rounded inputs.
+void check_same_inputs(const Linear& layer, const Linear& other) {
+  TORCH_CHECK(layer.in_features == other.in_features && layer.num_groups == other.num_groups, "layers of ",
+              layer.in_features, " inputs in ", layer.num_groups, " groups and of ", other.in_features, " in ",
+              other.num_groups, " cannot share them");
+}
+
 // Norms: weight and bias before attention, weight and bias before the feed-forward. Linears: query, key, value, output,
 // up, down.
 std::shared_ptr<Layer> make_layer(const std::vector<at::Tensor>& norms, double epsilon,
@@ -97,6 +104,11 @@ std::shared_ptr<Layer> make_layer(const std::vector<at::Tensor>& norms, double e
   for (int i : {0, 1, 2, 3, 5}) {
     check_width("a linear layer's output", linears[i]->out_features, width);
   }
+  for (int i : {0, 1, 2, 3}) {
+    check_same_inputs(*linears[i], *linears[4]);
+  }
+  TORCH_CHECK(linears[4]->out_features <= linears[5]->in_features, "the feed-forward is ", linears[4]->out_features,
+              " wide, its second layer takes ", linears[5]->in_features);
   Layer layer{make_norm(norms[0], norms[1], epsilon, *linears[0]),
               make_norm(norms[2], norms[3], epsilon, *linears[4]),
               linears[0],
@@ -134,6 +146,8 @@ std::shared_ptr<GPTNeo> make_gpt_neo(std::vector<std::shared_ptr<Layer>> blocks,
   for (const auto& block : blocks) {
     check_width("a block", block->output->out_features, blocks[0]->output->out_features);
     check_width("a block's feed-forward", block->up->out_features, blocks[0]->up->out_features);
+    check_same_inputs(*block->up, *blocks[0]->up);
+    check_same_inputs(*block->down, *blocks[0]->down);
     TORCH_CHECK(block->num_heads == blocks[0]->num_heads, "blocks with different numbers of heads");
   }
   return std::make_shared<GPTNeo>(GPTNeo{std::move(blocks), std::move(is_local), window});
