@@ -15,7 +15,7 @@ from .backbones import before, blocks_of
 # %% ../../nbs/layers/07_fusion.ipynb #cb442a4b
 class LateFusion(nn.Module):
     "Text first, image last: finished text states attend to the visual tokens (the published system)."
-    def __init__(self, width:int,         # D
+    def __init__(self, width:int,   # D
                  heads:int=8,       # attention heads
                  dropout:float=.1): # rate, in training
         super().__init__()
@@ -57,7 +57,7 @@ class LateFusion(nn.Module):
 # %% ../../nbs/layers/07_fusion.ipynb #34fc2db9
 class Prefix(nn.Module):
     "Visual tokens in front of the words."
-    def __init__(self, width:int,         # D
+    def __init__(self, width:int,   # D
                  heads:int=8,       # not used: the tokens go through the decoder's own attention
                  dropout:float=.1): # not used
         super().__init__()
@@ -106,7 +106,7 @@ class Prefix(nn.Module):
 # %% ../../nbs/layers/07_fusion.ipynb #2ca2629f
 class GatedAttention(nn.Module):
     "Gated attention to the image, then a gated feed-forward network."
-    def __init__(self, width:int,         # D
+    def __init__(self, width:int,   # D
                  heads:int=8,       # attention heads
                  dropout:float=.1): # rate, in training
         super().__init__()

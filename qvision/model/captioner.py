@@ -163,8 +163,8 @@ class CaptioningMixin:
         "Encode the images in batches, and decode them together."
         parts = []
         for some in features.split(TOGETHER):
-            parts_of_some = [x.to(self.device) for x in some.split(batch_size)]
-            seen = [self.encode_image(patch_features=x)['visual_tokens'] for x in parts_of_some]
+            batches = (x.to(self.device) for x in some.split(batch_size)) # one at a time on the device
+            seen = [self.encode_image(patch_features=x)['visual_tokens'] for x in batches]
             visual_kv = torch.cat([self.fusion.keys_values(tokens) for tokens in seen])
             ids, _ = decode(self, visual_kv, max_new_tokens=max_new_tokens)
             parts.append(ids)

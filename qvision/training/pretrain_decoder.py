@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data.coco import DataError
 from ..data.convert import tidy_caption
 from ..data.tokenizer import encode_captions
+from .phase import validation_loss
 
 # %% ../../nbs/training/06_pretrain_decoder.ipynb #159dca76
 def read_captions(path,             # text file, one caption per line
@@ -62,16 +63,9 @@ class LengthBatches:
         keep = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return dict(input_ids=ids, attention_mask=keep.long(), labels=ids.masked_fill(~keep, -100))
 
-@torch.no_grad()
 def nats_per_token(model, batches:LengthBatches)->float:
     "Compute the mean cross-entropy of a language model per token, <START> not counted."
-    total = tokens = 0
-    for n in range(len(batches)):
-        batch = {k: v.to(model.device) for k, v in batches([n]).items()}
-        count = (batch['labels'][:, 1:] != -100).sum().item()
-        total += model(**batch).loss.item()*count
-        tokens += count
-    return total/tokens
+    return validation_loss(model, (batches([n]) for n in range(len(batches))))
 
 # %% ../../nbs/training/06_pretrain_decoder.ipynb #15206233
 @dataclass
