@@ -332,11 +332,11 @@ def chosen_model(run:str|None=None,   # name of a training run
     if named := named_run(run, model): return str(named.checkpoint)
     if model: return model
     if trained := newest_run('train'): return str(trained.checkpoint)
-    try: resolve_backbone('package:captioner')
+    try: resolve_backbone('package:captioner-drawings')
     except FileNotFoundError:
         raise FileNotFoundError('there is no captioner yet: `qvision run train` makes one, '
                                 '--model FOLDER names one') from None
-    return 'package:captioner'
+    return 'package:captioner-drawings'
 
 # %% ../nbs/90_cli.ipynb #7f668b8b
 def _load(chosen:str, precision:str, compiled:bool):

@@ -106,7 +106,7 @@ def test_an_unknown_precision_is_refused(qvision, tiny_model, tmp_path):
 
 
 def test_shipped_captioner_captions_a_drawing(qvision, boat, tmp_path):
-    said = qvision('caption', boat, '--model', 'package:captioner', cwd=tmp_path).stdout
+    said = qvision('caption', boat, '--model', 'package:captioner-drawings', cwd=tmp_path).stdout
     assert 'boat' in said
     assert 'red' in said
 
