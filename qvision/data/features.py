@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .images import load_images
+from .images import change_view, load_images
 
 # %% ../../nbs/data/05_features.ipynb #08afbe5b
 def cache_folder()->Path:
@@ -32,10 +33,13 @@ def cache_key(digests:list[str],   # checksums of the images' contents, in order
               processor,           # image processor of transformers
               weights:str,         # checksum of the encoder's weights
               dtype:str='float16', # of the stored features
+              view:str='whole',    # of the images, see `change_view`
              )->str:               # 32 hexadecimal digits
     "Return a checksum of everything that the features depend on."
     settings = {k: v for k, v in json.loads(processor.to_json_string()).items() if not k.startswith('_')}
-    everything = json.dumps([digests, settings, weights, dtype], sort_keys=True)
+    parts = [digests, settings, weights, dtype]
+    if view != 'whole': parts.append(view)
+    everything = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(everything.encode()).hexdigest()[:32]
 
 # %% ../../nbs/data/05_features.ipynb #49c6b9bc
@@ -142,15 +146,17 @@ def cached_features(data,                # a CocoData: `.images` and `.digests`
                     batch_size:int=64,   # images per batch
                     dtype:str='float16', # of the stored features
                     progress:bool=True,  # show a progress bar
+                    view:str='whole',    # of the images, see `change_view`
                    )->FeatureCache:
     "Return the features of every image of a split, computing those that the cache lacks."
     images = data.images
     if not images:
         raise ValueError(f'split {getattr(data, "split", "")!r} has no images: there are no features to compute; '
                          'name a split that has some, see `qvision data check`')
-    key = cache_key([data.digests[image.id] for image in images], processor, weights, dtype)
+    key = cache_key([data.digests[image.id] for image in images], processor, weights, dtype, view)
     def compute(first):
-        paths = [image.path for image in images[first:first + batch_size]]
-        return encode(load_images(paths, processor))
+        some = images[first:first + batch_size]
+        changes = [partial(change_view, view=view, key=data.digests[image.id]) for image in some]
+        return encode(load_images([image.path for image in some], processor, changes=changes))
     features = cached_rows(key, len(images), compute, 'features', folder, dtype, "try dtype='float32'", progress)
     return FeatureCache(features, {image.id: row for row, image in enumerate(images)}, key)
