@@ -233,10 +233,11 @@ class TrainParameters:
     caption_length:int|None=None    # tokens
     limit:int|None=None             # images at most (default: all)
     max_steps:int|None=None         # steps in place of epochs
+    quick:bool=False                # 1,000 images, one view, two epochs at most: to try a recipe in minutes
     save_steps:int=500              # steps between checkpoints
     text_cache:float=20.            # GB of cached states of the frozen lower blocks at most; more is computed anew
     resume:bool=False               # go on with the newest unfinished run, or with `name`
-    show_images:bool=True           # False: no picture of the data in the archive
+    show_images:bool=True           # False: no picture and no caption of the data in the archive
     quiet:bool=False                # no progress
 
     def _given(self, *names)->dict: # name -> value
@@ -253,7 +254,14 @@ class TrainParameters:
         trained = self._given('frozen_ratio', 'learning_rate', 'batch_size', 'epochs', 'accumulation',
                               'captions_per_image', 'precision', 'warmup_steps', 'label_smoothing', 'weight_average',
                               'views')
-        return preset, replace(preset.phases[self.phase], **trained)
+        phase = replace(preset.phases[self.phase], **trained)
+        if self.quick: phase = replace(phase, epochs=min(2, phase.epochs), views=('whole',))
+        return preset, phase
+
+    @property
+    def images(self)->int|None:
+        "Return how many images to train on at most; None: all."
+        return self.limit or (1000 if self.quick else None)
 
     def check_parent(self, model:Captioner, # of the run that this one continues
                      name:str,              # of that run
