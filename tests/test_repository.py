@@ -11,6 +11,7 @@ import tomllib
 from configparser import ConfigParser
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
@@ -127,28 +128,50 @@ def test_archived_notebooks_name_no_machines_paths(root):
     assert not found, f'remove the warning, and mend what causes it: {found}'
 
 
-def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
-    "The names in the same order, and the same defaults: the command of a run leaves out what has its default."
+def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.analysis.attribution import AttentionParameters
-    from qvision.benchmark.timing import BenchmarkParameters
-    from qvision.runs.claims import ClaimsParameters
+    from qvision.analysis.similarity import SimilarityParameters
+    from qvision.benchmark.captioning import BenchmarkParameters
     from qvision.evaluation.evaluate import EvaluateParameters
+    from qvision.runs.claims import ClaimsParameters
     from qvision.training.compare_bridges import BridgesParameters
+    from qvision.training.phase import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters
-    from qvision.analysis.similarity import SimilarityParameters
     from qvision.training.swap_decoder import SwapParameters
-    from qvision.training.phase import TrainParameters
+    return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
+                token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
+                swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
+                pretrain_decoder=DecoderParameters)
+
+
+def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
+    "The names in the same order, and the same defaults: the command of a run leaves out what has its default."
     from qvision.runs.parameters import notebook_parameters
     monkeypatch.chdir(root)
-    for name, cls in dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
-                          token_similarity=SimilarityParameters, attention=AttentionParameters,
-                          bridges=BridgesParameters, swap_decoder=SwapParameters, benchmark=BenchmarkParameters,
-                          claims=ClaimsParameters, pretrain_decoder=DecoderParameters).items():
+    classes = parameter_classes()
+    defined = {path.stem for path in (root/'nbs').glob('*.ipynb') if notebook_parameters(path.stem)}
+    assert defined == {*classes, 'template'}
+    for name, cls in classes.items():
         defaults = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(cls)}
         found = notebook_parameters(name)
         assert list(found) == list(defaults), name
         assert found == defaults, name
+
+
+def test_numbers_that_no_run_could_use_are_refused():
+    "Every number of every experiment has a range, which its default is in: none starts with limit -1 or a rate of nan."
+    from qvision.runs.parameters import RANGES, typed_parameters
+    checked = set()
+    for cls in parameter_classes().values():
+        for f in fields(cls):
+            if not {int, float} & {f.type, *get_args(f.type)}: continue
+            checked.add(f.name)
+            line = rf'^{f.name} is a (whole )?number (of|above|from) [^\n]*, not [^\n]+$'
+            for wrong in (-1, -1e-4, float('nan'), 'inf'):
+                with pytest.raises(ValueError, match=line): typed_parameters(cls, {f.name: wrong})
+            assert f.default is None or f.default in RANGES[f.name], f.name
+    assert checked == set(RANGES), 'a range of no parameter'
 
 
 FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs')

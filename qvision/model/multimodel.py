@@ -373,16 +373,25 @@ def _part_states(tensors):
         states[part][name] = value.contiguous()
     return states
 
+def _check_free(out:Path, pth:bool):
+    "Raise where a folder holds other weights: a loader would take them, or they would lose their config.json."
+    own = {'checkpoint.pth'} if pth else set(_PART_FILES)
+    weights = sorted(path.name for pattern in ('*.safetensors', 'checkpoint.pth') for path in out.glob(pattern))
+    if other := [name for name in weights if name not in own]:
+        raise FileExistsError(f'{out} holds other weights, which a loader might read instead: {", ".join(other)}. '
+                              'Name another folder, or remove them')
+
 def export_multimodel(model:Captioner, # with the parts of the reference model
-                      out,             # folder, made if it is not there
+                      out,             # folder, made if it is not there; refused where it holds other weights
                       pth:bool=False,  # checkpoint.pth instead of config.json and the three safetensors files
                      )->Path:          # that folder
     "Write the published layout, with the backbones' configurations in clip/ and gpt/."
     config = model.config
     _check_exportable(config)
+    out = Path(out).expanduser()
+    _check_free(out, pth)
     states = _part_states(_multimodel_tensors(model))
     sizes = dict(embed_size=config.width, vocab_size=config.text_config.vocab_size, num_img_tokens=config.num_queries)
-    out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     config.vision_config.save_pretrained(out/'clip')
     config.text_config.save_pretrained(out/'gpt')
