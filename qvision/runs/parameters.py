@@ -77,6 +77,10 @@ RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     text_cache=Range(0),                  # 0: none
     seed=Range(0, 2**32 - 1),             # which numpy takes
     frozen_ratio=Range(0, 1),
+    dropout=Range(0, 1),
+    label_smoothing=Range(0, 1),
+    weight_average=Range(0, 1),
+    warmup_steps=Range(0),                # 0: none
     learning_rate=Range(0, above=True))   # parameter -> Range
 
 # %% ../../nbs/runs/01_parameters.ipynb #49d6bec9

@@ -229,7 +229,7 @@ class TrainParameters:
     warmup_steps:int|None=None      # steps in which the learning rate rises
     label_smoothing:float|None=None # share of the target that is spread over the vocabulary, 0 to 1
     weight_average:float|None=None  # decay of the moving average of the weights; 0: none
-    views:list[str]|None=None       # of every image: whole, flip, crop1, crop1-flip …
+    views:list|None=None            # of every image: whole, flip, crop1, crop1-flip …
     caption_length:int|None=None    # tokens
     limit:int|None=None             # images at most (default: all)
     max_steps:int|None=None         # steps in place of epochs
