@@ -9,19 +9,22 @@ from qvision.model.captioner import Captioner
 from qvision.runs.archive import get_run, list_runs
 from qvision.runs.cards import write_model_card
 
-OUT = Path(__file__).resolve().parent.parent/'qvision/weights/captioner'
+WEIGHTS = Path(__file__).resolve().parent.parent/'qvision/weights'
 
 
-def ship(name:str)->None: # of the training run
+def ship(name:str,   # of the training run
+         folder:str, # of WEIGHTS: 'captioner' or 'captioner-drawings'
+        )->None:
     "Save the run's captioner and its model card, evaluations of the run included."
     run = get_run(name)
+    out = WEIGHTS/folder
     model = Captioner.from_pretrained(run.model)
-    model.save_pretrained(OUT, trainable_only=True, dtype=torch.float16)
+    model.save_pretrained(out, trainable_only=True, dtype=torch.float16)
     evaluations = [r for r in list_runs(kind='evaluate') if r.info.get('parent') == run.name and r.status == 'done']
-    write_model_card(model, OUT, [run, *evaluations])
-    print(f'{OUT}: {(OUT/"model.safetensors").stat().st_size/1e6:.2f} MB')
+    write_model_card(model, out, [run, *evaluations])
+    print(f'{out}: {(out/"model.safetensors").stat().st_size/1e6:.2f} MB')
 
 
 if __name__ == '__main__':
-    if len(sys.argv) != 2: sys.exit('usage: ship_captioner.py RUN')
-    ship(sys.argv[1])
+    if len(sys.argv) != 3: sys.exit('usage: ship_captioner.py RUN captioner|captioner-drawings')
+    ship(*sys.argv[1:])

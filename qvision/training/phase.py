@@ -167,10 +167,13 @@ class Reports(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if 'loss' not in logs: return
         loss = float(logs['loss'])
-        self.history.append(dict(step=state.global_step, loss=loss, learning_rate=float(logs['learning_rate'])))
+        entry = dict(step=state.global_step, loss=loss, learning_rate=float(logs['learning_rate']))
+        if 'reward' in logs: entry['reward'] = float(logs['reward'])
+        self.history.append(entry)
         if time.monotonic() - self.last >= self.every or state.global_step == state.max_steps:
             self.last = time.monotonic()
-            self.say(f'step {state.global_step:>5} of {state.max_steps}  loss {loss:.3f}')
+            progress = f'reward {logs["reward"]:.3f}' if 'reward' in logs else f'loss {loss:.3f}'
+            self.say(f'step {state.global_step:>5} of {state.max_steps}  {progress}')
 
     def on_epoch_end(self, args, state, control, **kwargs):
         entry = dict(step=state.global_step, epoch=round(state.epoch, 2))
@@ -426,7 +429,7 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
                 parts=(),                # only these trainable parts ('fusion', 'bridge' …), all where empty
                 text_cache:float=20.,    # GB, see `cached_states`
                 trainer:type|Callable=CaptionTrainer, # its class; for a phase with another objective
-               )->list[dict]:            # the log: step, loss (mean over 20 steps), learning_rate
+               )->list[dict]:            # the log: step, loss (mean over 20 steps), learning_rate, and reward if any
     "Freeze what the phase freezes and train the rest in place."
     set_seed(seed)
     # 1. what trains
@@ -436,11 +439,11 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     quiet = reports is None or reports.quiet
     newest = newest_checkpoint(folder) if resume else None
     depth = frozen_depth(model)
-    states = cached_states(model, depth, dataset.token_ids(), text_cache, progress=not quiet)
+    sampled = phase.objective != 'cross_entropy' # what is written while training has no states in the cache
+    states = cached_states(model, depth, dataset.token_ids(), 0 if sampled else text_cache, progress=not quiet)
     if states is None: depth = 0
     _note_depth(folder, depth, newest is not None)
     # 3. training, with tower and lowest blocks set aside
-    with_rows = phase.objective != 'cross_entropy'
     embedding_dtype = torch.bfloat16 if phase.precision == 'bf16' else None
     with Offload(model, depth, folder, embedding_dtype) as aside:
         average = WeightAverage(model, phase.weight_average) if phase.weight_average else None
@@ -449,7 +452,7 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
         log_steps = _log_steps(dataset, phase, max_steps)
         running = trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, log_steps),
                           train_dataset=dataset,
-                          data_collator=Collate(dataset, model.tokenizer.pad_token_id, states, with_rows),
+                          data_collator=Collate(dataset, model.tokenizer.pad_token_id, states, with_rows=sampled),
                           callbacks=[*([average] if average else []), *([reports] if reports else []), *callbacks],
                           average=average, label_smoothing=phase.label_smoothing)
         running.remove_callback(PrinterCallback)
@@ -457,5 +460,5 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
         if average: average.copy_to_model()
     # 4. what was logged
     model.eval()
-    logs = [x for x in running.state.log_history if 'loss' in x]
-    return [dict(step=x['step'], loss=float(x['loss']), learning_rate=float(x['learning_rate'])) for x in logs]
+    kept = ('step', 'loss', 'learning_rate', 'reward')
+    return [{k: x[k] for k in kept if k in x} for x in running.state.log_history if 'loss' in x]
