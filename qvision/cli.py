@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'AsJson', 'TrainingRun', 'Checkpoint', 'HEADLINES',
-           'IMAGE_SUFFIXES', 'quiet_default', 'data_minicoco', 'data_coco', 'data_from_csv', 'data_check',
-           'data_flickr8k', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute', 'run',
-           'image_files', 'chosen_model', 'caption', 'explain', 'params', 'import_multimodel', 'main']
+           'IMAGE_SUFFIXES', 'SHIPPED', 'LATEST', 'WARNINGS', 'quiet_default', 'data_minicoco', 'data_coco',
+           'data_from_csv', 'data_check', 'data_flickr8k', 'runs', 'runs_list', 'runs_show', 'runs_compare',
+           'join_pairs', 'execute', 'run', 'image_files', 'chosen_model', 'caption', 'explain', 'params',
+           'import_multimodel', 'main']
 
 # %% ../nbs/90_cli.ipynb #a4024236
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -30,10 +32,10 @@ console = Console(width=None if sys.stdout.isatty() else 160) # a pipe has no wi
 errors = Console(stderr=True)
 
 # %% ../nbs/90_cli.ipynb #26101236
-Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Show no progress bars.')]
+Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Show no progress bars, and not which captioner is used.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
 TrainingRun = Annotated[Optional[str], typer.Option(
-    help='Training run whose model to use (default: the newest one, else the captioner that ships).')]
+    help='Training run whose model to use, or latest for the newest finished one (default: the captioner that ships).')]
 Checkpoint = Annotated[Optional[str], typer.Option(help='Checkpoint to use instead of a run: folder or hub id.')]
 
 def quiet_default(quiet:bool)->bool:
@@ -323,20 +325,58 @@ def image_files(paths:list[Path])->list[Path]: # files and folders
         else: files.append(path)
     return files
 
-def chosen_model(run:str|None=None,   # name of a training run
+SHIPPED = 'package:captioner' # for photographs; package:captioner-drawings ships too
+LATEST = 'latest'             # stands for the newest finished training run
+
+def _latest_run():
+    "Return the newest finished training run."
+    from qvision.runs.archive import newest_run
+    run = newest_run('train')
+    if run is None: raise ValueError('there is no finished training run: `qvision run train` makes one')
+    return run
+
+def chosen_model(run:str|None=None,   # name of a training run, or 'latest'
                  model:str|None=None, # or a checkpoint: folder or hub id
                  )->str:              # a folder or hub id
-    "Return the model that is named, or that of the newest finished training run, or the one that ships."
+    "Return the model that is named, by default the captioner that ships."
     from qvision.config import resolve_backbone
-    from qvision.runs.archive import named_run, newest_run
+    from qvision.runs.archive import named_run
+    if run == LATEST and not model: return str(_latest_run().checkpoint)
     if named := named_run(run, model): return str(named.checkpoint)
     if model: return model
-    if trained := newest_run('train'): return str(trained.checkpoint)
-    try: resolve_backbone('package:captioner-drawings')
+    try: resolve_backbone(SHIPPED)
     except FileNotFoundError:
-        raise FileNotFoundError('there is no captioner yet: `qvision run train` makes one, '
-                                '--model FOLDER names one') from None
-    return 'package:captioner-drawings'
+        raise FileNotFoundError('no captioner ships with this package: `qvision run train` makes one, '
+                                '--run NAME or --model FOLDER names it') from None
+    return SHIPPED
+
+# %% ../nbs/90_cli.ipynb #07714640
+def _print_captioner(chosen:str, captioner):
+    "Print which captioner is used, and what it was trained on."
+    trained_on = captioner.config.trained_on
+    what = f', trained on {trained_on}' if trained_on else ''
+    errors.print(f'captioner: {chosen}{what}', style='dim', highlight=False, markup=False, soft_wrap=True)
+
+WARNINGS = 3 # pictures that are named; the others are counted
+
+def _print_outside(files:list, captioner):
+    "Warn of pictures that are unlike those the captioner was trained on."
+    trained_on = captioner.config.trained_on
+    what = f' ({trained_on})' if trained_on else ''
+    lines = [f'{file}: unlike the pictures this captioner was trained on{what}: expect a poor caption'
+             for file in files[:WARNINGS]]
+    if len(files) > WARNINGS: lines.append(f'… and {len(files) - WARNINGS:,} more')
+    for line in lines: errors.print(line, style='yellow', highlight=False, markup=False, soft_wrap=True)
+
+@contextmanager
+def _first_features(captioner):
+    "Yield a list that will hold the patch features (1,P,Dv) of the first picture that is encoded meanwhile."
+    found = []
+    def keep(encoder, args):
+        if not found: found.append(args[0][:1].detach())
+    handle = captioner.encoder.register_forward_pre_hook(keep)
+    try: yield found
+    finally: handle.remove()
 
 # %% ../nbs/90_cli.ipynb #7f668b8b
 def _load(chosen:str, precision:str, compiled:bool):
@@ -375,14 +415,19 @@ def caption(
     chosen = chosen_model(run, model)
     files = image_files(images)
     captioner = _load(chosen, precision, compiled)
-    if not quiet: errors.print(f'captioner: {chosen}', style='dim', highlight=False, markup=False, soft_wrap=True)
+    if not quiet: _print_captioner(chosen, captioner)
     skipped = []
     def skip(i, error):
         skipped.append(files[i])
         _print_skipped(files[i], error)
+    outside = {} # index -> whether the picture is unlike the training pictures
+    def seen(indices, features): outside.update(zip(indices, captioner.domain.is_outside(features).tolist()))
     with tqdm(total=len(files), disable=quiet_default(quiet), unit='image', delay=2, file=sys.stderr) as bar:
-        captions = captioner.caption(files, decoding, batch_size, skip, bar.update)
-    _print_captions([dict(image=str(f), caption=c) for f, c in zip(files, captions) if c is not None], as_json)
+        captions = captioner.caption(files, decoding, batch_size, skip, bar.update, seen if captioner.domain else None)
+    _print_outside([file for i, file in enumerate(files) if outside.get(i)], captioner)
+    rows = [dict(image=str(file), caption=text, outside=outside.get(i))
+            for i, (file, text) in enumerate(zip(files, captions)) if text is not None]
+    _print_captions(rows, as_json)
     if not files: errors.print('no images found')
     if skipped or not files: raise typer.Exit(1)
 
@@ -404,8 +449,11 @@ def explain(
         raise ValueError(f'{out}: the explanation is a .png or an .html file')
     if method not in METHODS: raise ValueError(f'there is no method {method!r}: {", ".join(METHODS)}')
     if not image.is_file(): raise FileNotFoundError(f'{image}: no such file')
-    captioner = Captioner.from_pretrained(chosen_model(run, model))
-    explained = write_explanation(captioner, image, out, caption, method)
+    chosen = chosen_model(run, model)
+    captioner = Captioner.from_pretrained(chosen)
+    _print_captioner(chosen, captioner)
+    with _first_features(captioner) as features: explained = write_explanation(captioner, image, out, caption, method)
+    if captioner.domain and captioner.domain.is_outside(features[0]).item(): _print_outside([image], captioner)
     typer.echo(f'{explained}\nwritten: {out}')
 
 # %% ../nbs/90_cli.ipynb #63ab7b76

@@ -10,6 +10,7 @@ from qvision.inference.kernels import can_compile
 
 NO_COMPILER = 'kernels cannot be built here: a C++ compiler or ninja is missing'
 needs_compiler = pytest.mark.skipif(not can_compile(), reason=NO_COMPILER)
+DRAWINGS = 'package:captioner-drawings'
 NOT_AN_IMAGE_LIST = ('{"images": [{"id": 1, "file_name": "a.jpg"}], '
                      '"annotations": [{"id": 1, "image_id": 1, "caption": "x"}]}')
 
@@ -106,18 +107,58 @@ def test_an_unknown_precision_is_refused(qvision, tiny_model, tmp_path):
 
 
 def test_shipped_captioner_captions_a_drawing(qvision, boat, tmp_path):
-    said = qvision('caption', boat, '--model', 'package:captioner-drawings', cwd=tmp_path).stdout
-    assert 'boat' in said
-    assert 'red' in said
+    done = qvision('caption', boat, '--model', DRAWINGS, cwd=tmp_path)
+    assert 'boat' in done.stdout
+    assert 'red' in done.stdout
+    assert f'captioner: {DRAWINGS}, trained on drawings' in done.stderr
+    assert 'unlike' not in done.stderr
+
+
+def test_pictures_unlike_the_training_pictures_are_named(qvision, boat, tmp_path):
+    plain = [f'{colour}.png' for colour in ('red', 'green', 'blue', 'black', 'orange')]
+    for file in plain: Image.new('RGB', (60, 40), file[:-4]).save(tmp_path/file)
+    done = qvision('caption', 'boat.png', *plain, '--model', DRAWINGS, '--json', '--batch-size', '2', cwd=tmp_path)
+    rows = json.loads(done.stdout)
+    assert {row['image'] for row in rows if row['outside']} == set(plain)
+    assert rows[0]['outside'] is False
+    warnings = [line for line in done.stderr.splitlines() if 'unlike' in line]
+    assert warnings[0] == ('red.png: unlike the pictures this captioner was trained on (drawings): '
+                           'expect a poor caption')
+    assert len(warnings) == 3
+    assert '… and 2 more' in done.stderr
+    done = qvision('explain', 'red.png', '--model', DRAWINGS, '--caption', 'A red wall.', cwd=tmp_path)
+    assert 'captioner:' not in done.stdout and 'unlike' not in done.stdout
+    assert f'captioner: {DRAWINGS}, trained on drawings' in done.stderr
+    assert 'red.png: unlike' in done.stderr
+
+
+def test_a_captioner_without_a_domain_compares_nothing(qvision, tiny_model, tmp_path):
+    Image.new('RGB', (60, 40)).save(tmp_path/'a.png')
+    done = qvision('caption', 'a.png', '--model', tiny_model, '--json', cwd=tmp_path)
+    assert [row['outside'] for row in json.loads(done.stdout)] == [None]
+    assert 'trained on' not in done.stderr
+
+
+def test_a_damaged_domain_is_named(qvision, tiny_model, tmp_path):
+    Image.new('RGB', (60, 40)).save(tmp_path/'a.png')
+    (tiny_model/'domain.safetensors').write_bytes(b'no tensors')
+    done = qvision('caption', 'a.png', '--model', tiny_model, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'qvision: {tiny_model}/domain.safetensors is not the file of a domain')
+    assert 'Traceback' not in done.stderr
 
 
 def test_explain_writes_a_page_and_a_figure(qvision, boat, tmp_path):
-    said = qvision('explain', 'boat.png', '-o', 'words.html', cwd=tmp_path).stdout
+    done = qvision('explain', 'boat.png', '-o', 'words.html', '--model', DRAWINGS, cwd=tmp_path)
+    said = done.stdout
+    assert f'captioner: {DRAWINGS}, trained on drawings' in done.stderr
+    assert 'unlike' not in done.stderr
     page = (tmp_path/'words.html').read_text()
     assert 'boat' in said
     assert page.count('<button') == len(said.splitlines()[0].split())
     assert 'http://' not in page and 'https://' not in page
-    qvision('explain', 'boat.png', '-o', 'words.png', '--caption', 'A red boat.', cwd=tmp_path)
+    qvision('explain', 'boat.png', '-o', 'words.png', '--caption', 'A red boat.', '--model', DRAWINGS, cwd=tmp_path)
     assert Image.open(tmp_path/'words.png').width > 300
     refused = qvision('explain', 'boat.png', '-o', 'words.pdf', cwd=tmp_path, check=False)
     assert 'an .html file' in refused.stderr
@@ -135,11 +176,14 @@ def test_caption_says_whose_captions_they_are(qvision, tiny_model, tmp_path):
     assert 'captioner:' not in quiet.stderr
 
 
-def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch):
+def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypatch):
+    from qvision import cli
     from qvision.cli import chosen_model
     from qvision.runs.archive import start_run
     from qvision.training.phase import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
+    monkeypatch.setattr(cli, 'SHIPPED', DRAWINGS)
+    with pytest.raises(ValueError, match='no finished training run'): chosen_model('latest')
     for later, name in enumerate(('old', 'new', 'broken')):
         run = start_run('train', TrainParameters(), name)
         run.model.mkdir()
@@ -147,12 +191,16 @@ def test_a_newer_run_is_used_before_the_shipped_captioner(tmp_path, monkeypatch)
         run.update(started_at=run.info['started_at'] + later)
         if name == 'broken': run.fail(ValueError('x'))
         else: run.finish({})
-    assert chosen_model() == str(tmp_path/'new/model')
+    assert chosen_model() == DRAWINGS
+    assert chosen_model('latest') == str(tmp_path/'new/model')
     assert chosen_model('old') == str(tmp_path/'old/model')
     assert chosen_model(model='mine') == 'mine'
-    with pytest.raises(ValueError, match='not both'): chosen_model('old', 'mine')
+    for run in ('old', 'latest'):
+        with pytest.raises(ValueError, match='not both'): chosen_model(run, 'mine')
     for file in (tmp_path/'new/model').iterdir(): file.unlink()
-    assert chosen_model() == str(tmp_path/'old/model')
+    assert chosen_model('latest') == str(tmp_path/'old/model')
+    monkeypatch.setattr(cli, 'SHIPPED', 'package:nothing')
+    with pytest.raises(FileNotFoundError, match='no captioner ships'): chosen_model()
     with pytest.raises(ValueError, match='make it again with: papermill'): chosen_model('new')
 
 
