@@ -210,6 +210,7 @@ class TrainParameters:
     preset:str='mini'               # mini, photo, base or reference
     phase:int=1                     # 1, 2, or 3 where the preset has it
     data:str|None=None              # folder in COCO layout (default: the embedded data set)
+    trained_on:str|None=None        # what the pictures are, for the card (default: drawings, or the folder's name)
     split:str='train2017'           # split to train on
     validation:str='val2017'        # split for the validation loss and the examples
     karpathy:str|None=None          # Karpathy's dataset_coco.json; split and validation are then SPLIT/NAME
