@@ -80,7 +80,7 @@ class DecoderParameters:
     vocab_size:int=5000        # tokens
     hidden_size:int=256        # D
     layers:int=4               # blocks, an even number
-    steps:int=6000
+    steps:int=5000
     batch_size:int=128         # captions
     learning_rate:float=2e-3   # peak
     beta2:float=.98            # of AdamW: at .999 the loss stagnates at this learning rate
