@@ -139,6 +139,22 @@ def test_analyses_have_a_quick_form(qvision, root, minicoco, workplace, phase1, 
     assert list((archive(workplace, notebook)/'figures').glob('*.png'))
 
 
+def test_gallery_quick(qvision, root, workplace):
+    pytest.importorskip('skimage', reason='scikit-image, which has the photographs of the gallery, is missing')
+    qvision('run', 'gallery', '-p', 'model', 'package:captioner-drawings', '-p', 'quick', 'true', '-p', 'quiet', 'true',
+            '-p', 'name', 'gallery', cwd=root)
+    found = metrics(workplace, 'gallery')
+    figures = sorted((archive(workplace, 'gallery')/'figures').glob('*.png'))
+    assert [figure.stem for figure in figures] == sorted(found['photographs'])
+    assert all(figure.stat().st_size <= 200_000 for figure in figures)
+    for photograph in found['photographs'].values():
+        assert photograph['outside'], 'this captioner knows drawings alone'
+        assert photograph['distance_over_threshold'] > 1
+        assert photograph['captions'].keys() == {'greedy', 'beam'}
+        assert photograph['seconds']['median'] > 0
+    assert found['right'] == sum(photograph['right'] for photograph in found['photographs'].values())
+
+
 def test_the_table_of_a_run_is_of_its_phase(qvision, root, workplace, phase1):
     rows = json.loads(qvision('params', '--run', 'one', '--json', cwd=root).stdout)
     table = {r['component']: dict(total=r['total'], trainable=r['trainable']) for r in rows}

@@ -130,6 +130,7 @@ def test_archived_notebooks_name_no_machines_paths(root):
 
 def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.analysis.attribution import AttentionParameters
+    from qvision.analysis.gallery import GalleryParameters
     from qvision.analysis.similarity import SimilarityParameters
     from qvision.benchmark.captioning import BenchmarkParameters
     from qvision.evaluation.evaluate import EvaluateParameters
@@ -142,7 +143,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
                 swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
-                pretrain_decoder=DecoderParameters)
+                pretrain_decoder=DecoderParameters, gallery=GalleryParameters)
 
 
 def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
