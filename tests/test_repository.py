@@ -135,6 +135,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters
     from qvision.training.compare_bridges import BridgesParameters
+    from qvision.training.compare_designs import DesignParameters
     from qvision.training.phase import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters
@@ -142,7 +143,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
                 swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
-                pretrain_decoder=DecoderParameters)
+                pretrain_decoder=DecoderParameters, photo_design=DesignParameters)
 
 
 def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
