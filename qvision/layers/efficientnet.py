@@ -57,11 +57,18 @@ class SameConv2d(nn.Conv2d):
         total = max((-(-size//stride) - 1)*stride + kernel - size, 0)
         return total//2, total - total//2
 
-    def forward(self, x:Tensor)->Tensor: # (B,C,H,W) -> (B,C',⌈H/stride⌉,⌈W/stride⌉)
+    def convolve(self, x:Tensor,     # (B,C,H,W)
+                 weight:Tensor,      # (C',C/groups,kernel,kernel) in place of the layer's own
+                 bias:Tensor=None,   # (C',)
+                )->Tensor:           # (B,C',⌈H/stride⌉,⌈W/stride⌉)
+        "Pad and convolve."
         top, bottom = self._padding(x.shape[-2])
         left, right = self._padding(x.shape[-1])
-        if top == bottom == left == right: return F.conv2d(x, self.weight, None, self.stride, top, 1, self.groups)
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, None, self.stride, 0, 1, self.groups)
+        if top == bottom == left == right: return F.conv2d(x, weight, bias, self.stride, top, 1, self.groups)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, self.stride, 0, 1, self.groups)
+
+    def forward(self, x:Tensor)->Tensor: # (B,C,H,W) -> (B,C',⌈H/stride⌉,⌈W/stride⌉)
+        return self.convolve(x, self.weight)
 
 class ConvNorm(nn.Module):
     "A convolution, its BatchNorm, and ReLU6 where the layer has an activation."
@@ -73,8 +80,14 @@ class ConvNorm(nn.Module):
         self.activation = activation
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) -> (B,C',H',W')
-        x = self.norm(self.conv(x))
+        x = self.norm(self.conv(x)) if self.training else self._folded(x)
         return F.relu6(x) if self.activation else x
+
+    def _folded(self, x):
+        "Multiply BatchNorm's statistics into the weights: one pass over the grid instead of two."
+        norm = self.norm
+        scale = norm.weight/(norm.running_var + norm.eps).sqrt()
+        return self.conv.convolve(x, self.conv.weight*scale[:, None, None, None], norm.bias - norm.running_mean*scale)
 
 class InvertedResidual(nn.Module):
     "Expand, convolve depthwise, project; add the input where the shape has not changed."
@@ -116,7 +129,7 @@ class EfficientNetLiteModel(EfficientNetLitePreTrainedModel):
     def forward(self, pixel_values:Tensor, # (B,3,H,W), (x - 127) / 128
                 **kwargs)->BaseModelOutputWithPooling: # last_hidden_state (B,Dv,h,w), pooler_output (B,Dv)
         "Compute the last grid and its mean over the cells."
-        x = self.stem(pixel_values)
+        x = self.stem(pixel_values.contiguous(memory_format=torch.channels_last)) # depthwise layers are faster so
         for block in self.blocks: x = block(x)
         x = self.head(x)
         return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=x.mean((2, 3)))

@@ -78,6 +78,7 @@ RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     seed=Range(0, 2**32 - 1),             # which numpy takes
     frozen_ratio=Range(0, 1),
     dropout=Range(0, 1),
+    beta2=Range(0, 1),
     label_smoothing=Range(0, 1),
     weight_average=Range(0, 1),
     warmup_steps=Range(0),                # 0: none

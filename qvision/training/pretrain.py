@@ -28,6 +28,7 @@ from ..data.synthetic.drawing import SIDE
 from ..data.synthetic.minicoco import fresh_example
 from ..data.tokenizer import encode_captions
 from ..evaluation.grounding import patch_cover
+from ..model.captioner import cast
 from .phase import newest_checkpoint, on_one_device
 
 # %% ../../nbs/training/03_pretrain.ipynb #3de04736
@@ -197,6 +198,7 @@ def train_resumable(model:nn.Module,
                     steps:int,                 # in all, those before an interruption included
                     batch_size:int=64,
                     learning_rate:float=1e-3,  # peak
+                    beta2:float=.999,          # of AdamW
                     seed:int=0,                # of the order of examples
                     save_steps:int=500,        # steps between checkpoints
                     log_steps:int=50,          # steps between log entries
@@ -209,7 +211,7 @@ def train_resumable(model:nn.Module,
         max_steps=steps, per_device_train_batch_size=batch_size, remove_unused_columns=False,
         # the optimiser
         learning_rate=learning_rate, lr_scheduler_type='cosine', warmup_steps=min(500, steps//10),
-        weight_decay=.05, max_grad_norm=1.,
+        adam_beta2=beta2, weight_decay=.05, max_grad_norm=1.,
         # the machine
         bf16=True, use_cpu=not torch.cuda.is_available(),
         # logs and checkpoints
@@ -370,6 +372,5 @@ def save_half(model, folder:Path,
               *extras, # tokenizer, image processor: saved beside the weights
              )->None:
     "Save a model's weights in float16, with what belongs to them."
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state)
+    model.save_pretrained(folder, state_dict=cast(model.state_dict(), torch.float16))
     for extra in extras: extra.save_pretrained(folder)

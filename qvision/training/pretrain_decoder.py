@@ -47,13 +47,17 @@ class LengthBatches:
     def __init__(self, captions:list[str], tokenizer,
                  batch_size:int=128,
                  length:int=40,   # tokens at most, markers included
-                 seed:int=0):
+                 seed:int=0,
+                 passes:int=1):   # through the captions, each of which goes into other batches every time
         self.pad = tokenizer.pad_token_id
         ids = encode_captions(tokenizer, captions, length)
-        order = random.Random(seed).sample(range(len(ids)), len(ids))
-        order.sort(key=lambda i: len(ids[i])) # stable: within a length the order stays random
-        chosen = [order[k:k + batch_size] for k in range(0, len(order), batch_size)]
-        self.batches = [[ids[i] for i in rows] for rows in chosen]
+        rng = random.Random(seed)
+        self.batches = []
+        for _ in range(passes):
+            order = rng.sample(range(len(ids)), len(ids))
+            order.sort(key=lambda i: len(ids[i])) # stable: within a length the order stays random
+            chosen = [order[k:k + batch_size] for k in range(0, len(order), batch_size)]
+            self.batches += [[ids[i] for i in rows] for rows in chosen]
 
     def __len__(self): return len(self.batches)
 
@@ -76,9 +80,10 @@ class DecoderParameters:
     vocab_size:int=5000        # tokens
     hidden_size:int=256        # D
     layers:int=4               # blocks, an even number
-    steps:int=6000
+    steps:int=5000
     batch_size:int=128         # captions
     learning_rate:float=2e-3   # peak
+    beta2:float=.98            # of AdamW: at .999 the loss stagnates at this learning rate
     held_out:int=2000          # captions
     seed:int=0
     name:str|None=None         # of the run (default: its kind and the time)
