@@ -70,7 +70,7 @@ class Range:
 _COUNTS = ('phase', 'num_queries', 'batch_size', 'epochs', 'accumulation', 'captions_per_image', 'caption_length',
            'max_steps', 'save_steps', 'steps', 'lm_steps', 'scenes', 'vocab_size', 'hidden_size', 'layers', 'held_out',
            'seeds', 'images', 'shared_images', 'ablated', 'evolution_every', 'curves', 'shown', 'tokens', 'turns',
-           'threads', 'words')
+           'threads', 'words', 'finalist_seeds')
 RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     limit=Range(0),                       # 0: all images
     evolution_steps=Range(0),             # 0: none
