@@ -221,7 +221,8 @@ def test_importing_the_package_loads_no_torch(root):
 def test_shipped_weights_are_small(root):
     files = [f for f in (root/'qvision/weights').rglob('*') if f.is_file()]
     assert 0 < sum(f.stat().st_size for f in files) <= 30_000_000
-    assert sum(f.stat().st_size for f in files if f.suffix == '.safetensors') <= 8_000_000
+    photographs = [f for f in files if f.parent.name in ('captioner', 'gpt_neo-captions')]
+    assert sum(f.stat().st_size for f in photographs if f.suffix == '.safetensors') <= 20_000_000
 
 
 def test_readme_is_current(root):
