@@ -96,7 +96,7 @@ _log = logging.getLogger(__name__)
 
 def _complete(path:Path)->Image.Image:
     "Decode a JPEG whose end is missing, and say how many rows are."
-    content = path.read_bytes()
+    content = path.read_bytes().rstrip(b'\xff') # half of a mark
     if not content.startswith(b'\xff\xd8'): raise ImageError(path, 'truncated')
     try: first, second = (Image.open(io.BytesIO(content + more + _END)) for more in (b'', _NOISE))
     except Exception: raise ImageError(path, 'truncated') from None
