@@ -527,10 +527,14 @@ def check(root,               # folder in COCO layout
         raise DataError(f'{root} has no annotations/captions_*.json: a folder in COCO layout has '
                         'annotations/captions_SPLIT.json and the images in SPLIT/')
     reports = []
+    errors = []
     for split in splits:
         try: reports.append(CocoData(root, split, progress=progress).report)
         except NothingUsable as e: reports.append(e.report) # the other splits may be whole
-        except DataError as e: reports.append(_useless(split, e))
+        except DataError as e:
+            errors.append(e)
+            reports.append(_useless(split, e))
+    if len(errors) == len(splits): raise errors[0] # no annotation file can be used
     return reports
 
 def _useless(split:str, error:DataError)->IntegrityReport: # of a split whose annotation file cannot be used
