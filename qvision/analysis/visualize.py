@@ -20,13 +20,20 @@ from ..evaluation.grounding import seen_box
 from ..model.captioner import Captioner
 
 # %% ../../nbs/analysis/03_visualize.ipynb #1af2365e
+def _pixels(low:float, high:float, side:int)->tuple: # first and last + 1
+    "Return the whole pixels between two places on a side, at least one."
+    first = min(round(low), side - 1)
+    return first, max(first + 1, round(high))
+
 def full_map(values:np.ndarray, # (P,)
              size:tuple,        # (width, height) of the picture
              processor,         # image processor of transformers
             )->np.ndarray:      # (H,W), NaN where the tower saw nothing
     "Return a map at the picture's own resolution."
     grid = int(len(values)**.5)
-    left, top, right, bottom = (round(v) for v in seen_box(size, processor))
+    box = seen_box(size, processor)
+    left, right = _pixels(box[0], box[2], size[0])
+    top, bottom = _pixels(box[1], box[3], size[1])
     patches = Image.fromarray(values.reshape(grid, grid).astype(np.float32))
     inside = patches.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     out = np.full((size[1], size[0]), np.nan, np.float32)
@@ -81,6 +88,18 @@ def _tinted(values:np.ndarray, size:tuple, processor)->Image.Image:
     black = np.zeros((*alpha.shape, 3))
     return Image.fromarray(np.concatenate((black, 215*alpha[..., None]), -1).astype(np.uint8), 'RGBA')
 
+def _to_show(image, processor)->Image.Image:
+    "Open a picture in a size to show: of a strip what is around the part that the tower sees, neither huge nor tiny."
+    picture = open_rgb(image)
+    left, top, right, bottom = seen_box(picture.size, processor)
+    x = max(0, int(2*left - right)) # as much again on either side
+    y = max(0, int(2*top - bottom))
+    picture = picture.crop((x, y, picture.width - x, picture.height - y))
+    times = -(-100//min(picture.size))
+    if times > 1: picture = picture.resize((picture.width*times, picture.height*times), Image.Resampling.NEAREST)
+    picture.thumbnail((900, 900))
+    return picture
+
 def explain_html(image,                  # path, PIL image or array
                  found:WordMaps,
                  processor,              # image processor of transformers
@@ -88,8 +107,7 @@ def explain_html(image,                  # path, PIL image or array
                  title:str='Where each word comes from',
                 )->str:
     "Return a self-contained HTML page: picture, words, and a map for each."
-    picture = open_rgb(image)
-    picture.thumbnail((900, 900))
+    picture = _to_show(image, processor)
     strength = np.clip(found.visual, 0, None)
     strength = strength/max(strength.max(initial=0), 1e-9)
     buttons = []
@@ -115,7 +133,7 @@ def explain_figure(image,                  # path, PIL image or array
     import matplotlib.pyplot as plt # only drawn where asked for
     chosen = sorted(np.argsort(-found.visual)[:most])
     columns = 1 + len(chosen)
-    picture = open_rgb(image)
+    picture = _to_show(image, processor)
     fig, axes = plt.subplots(1, columns, figsize=(1.6*columns, 2.2), layout='constrained', squeeze=False)
     axes[0, 0].imshow(picture)
     axes[0, 0].axis('off')

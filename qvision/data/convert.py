@@ -7,6 +7,7 @@ __all__ = ['SHORTEST', 'SPLITS', 'SPLIT_LISTS', 'PICTURE_FOLDERS', 'Table', 'rea
            'Conversion', 'from_flickr8k']
 
 # %% ../../nbs/data/02_convert.ipynb #18588a90
+import codecs
 import csv
 import io
 import json
@@ -21,7 +22,7 @@ from textwrap import shorten
 
 from PIL import Image
 
-from .coco import DataError, safe_path, split_images
+from .coco import DataError, possible_name, printable, safe_path, split_images
 
 # %% ../../nbs/data/02_convert.ipynb #30c22fcc
 @dataclass
@@ -33,11 +34,14 @@ class Table:
     ids:dict=field(default_factory=dict)           # file name -> id, where the file has them
     files:dict=field(default_factory=dict)         # file name -> path in the folder of pictures, where that differs
 
-def _read_text(table:Path)->str:
-    if not table.is_file(): raise DataError(f'{table}: no such file')
-    try: return table.read_text(encoding='utf-8-sig')
+def _read_text(table:Path)->str: # UTF-8, or UTF-16 with a byte-order mark, as spreadsheets save "Unicode text"
+    if not possible_name(table) or not table.is_file(): raise DataError(f'{printable(table)}: no such file')
+    content = table.read_bytes()
+    encoding = 'utf-16' if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else 'utf-8-sig'
+    try: text = content.decode(encoding)
     except UnicodeDecodeError as e:
         raise DataError(f'{table} is not UTF-8 (byte {e.start}): save it as CSV UTF-8') from None
+    return text.replace('\r\n', '\n').replace('\r', '\n')
 
 _OTHER_NAMES = dict(file=('file_name', 'filename', 'image'), caption=('text',)) # of the default columns
 
@@ -128,20 +132,40 @@ def _token_rows(table:Path, text:str):
         if not parts: raise DataError(f'{table}, line {number}: not of the form name.jpg#0, tab, caption')
         yield f'{table}, line {number}', parts['file'], parts['caption']
 
-def _json_or_none(text:str): # the content; None where it is none, as of JSON Lines
-    try: return json.loads(text)
+class _Doubled(ValueError):
+    "A field that a JSON record has twice."
+
+def _record_of(pairs:list)->dict: # of the fields of a JSON record, of which Python would keep the last of equal names
+    name, times = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ('', 0)
+    if times > 1: raise _Doubled(f'has {times} fields {name!r}: rename or remove the others')
+    return dict(pairs)
+
+def _json(where:str, text:str):
+    "Read JSON; errors name the place."
+    try: return json.loads(text, object_pairs_hook=_record_of)
+    except _Doubled as e: raise DataError(f'{where} {e}') from None
+    except RecursionError: raise DataError(f'{where} is nested too deeply') from None
+    except ValueError as e: raise DataError(f'{where} is not JSON: {e}') from None
+
+def _json_or_none(table:Path, text:str): # the content; None where it is none, as of JSON Lines
+    try: return json.loads(text, object_pairs_hook=_record_of)
     except json.JSONDecodeError: return None
+    except (_Doubled, RecursionError): return _json(str(table), text) # which says what is wrong
 
 def _json_records(table:Path, text:str): # yields (place for error messages, record)
-    content = _json_or_none(text)
+    content = _json_or_none(table, text)
     if isinstance(content, list):
         for i, record in enumerate(content): yield f'{table}, entry {i}', record
         return
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip(): continue
         where = f'{table}, line {number}'
-        try: yield where, json.loads(line)
-        except json.JSONDecodeError as e: raise DataError(f'{where} is not JSON: {e}') from None
+        yield where, _json(where, line)
+
+def _is_unicode(text:str)->bool: # JSON can write half a surrogate pair, which is no text
+    try: text.encode()
+    except UnicodeEncodeError: return False
+    return True
 
 def _json_rows(table:Path, text:str, file_column:str, caption_column:str):
     columns = None
@@ -150,6 +174,7 @@ def _json_rows(table:Path, text:str, file_column:str, caption_column:str):
         if columns is None: columns = [_column(table, list(record), name) for name in (file_column, caption_column)]
         for name in columns:
             if not isinstance(record.get(name), str): raise DataError(f'{where}: {name!r} is missing or no text')
+            if not _is_unicode(record[name]): raise DataError(f'{where}: {name!r} is not valid Unicode')
         yield where, *(record[name] for name in columns)
 
 # %% ../../nbs/data/02_convert.ipynb #253f332f
@@ -164,6 +189,7 @@ def _karpathy_captions(where:str, image)->list:
         raise DataError(f'{where}: split {image["split"]!r} is none of {", ".join(_KARPATHY_SPLITS)}')
     captions = [s.get('raw') if isinstance(s, dict) else None for s in image['sentences']]
     if not all(isinstance(caption, str) for caption in captions): raise DataError(f'{where}: a sentence has no \'raw\'')
+    if not all(map(_is_unicode, [image['filename'], *captions])): raise DataError(f'{where} is not valid Unicode')
     return captions
 
 def _karpathy_folder(image:dict)->str:
@@ -196,7 +222,7 @@ def _check_ids(table:Table):
 
 # %% ../../nbs/data/02_convert.ipynb #aac8dd90
 def _karpathy_images(table:Path, text:str): # the entries of Karpathy's file; None where it is not one
-    content = _json_or_none(text)
+    content = _json_or_none(table, text)
     images = content.get('images') if isinstance(content, dict) else None
     if not isinstance(images, list): return None
     if 'annotations' in content:
@@ -263,7 +289,9 @@ def _locate(table:Table, images:Path)->dict: # file name -> path
     files = {name: table.files.get(name, name) for name in table.captions}
     paths = {name: safe_path(images, file) for name, file in files.items()}
     outside = [files[name] for name, path in paths.items() if path is None]
-    if outside: raise DataError(f'{table.path} names {outside[0]}, which leads out of {images}')
+    if outside:
+        wrong = f'leads out of {images}' if possible_name(images/outside[0]) else 'cannot be the name of a file'
+        raise DataError(f'{table.path} names {printable(outside[0], 80)}, which {wrong}')
     missing = [files[name] for name, path in paths.items() if not path.is_file()]
     if missing:
         raise DataError(f'{len(missing)} of {len(paths)} files are not in {images}, the first: {missing[0]}; '

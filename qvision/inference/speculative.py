@@ -30,6 +30,18 @@ def _most_frequent(followers:Counter, most:int)->dict: # token -> how often
     "Return the most frequent tokens, ties in the order of their ids."
     return dict(sorted(followers.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
 
+def _is_count(value)->bool: # a whole number from 0
+    return type(value) is int and value >= 0
+
+def _check_row(row):
+    "Raise an error unless a row is as `NgramDrafter.save` writes it."
+    context, total, after = row
+    if not all(_is_count(token) for token in context): raise ValueError('a context has tokens that are no ids')
+    counts = [count for token, count in after if _is_count(token) and _is_count(count) and count > 0]
+    if len(counts) < len(after): raise ValueError(f'what follows {context} are no ids and counts')
+    if not _is_count(total) or not 0 < sum(counts) <= total:
+        raise ValueError(f'{sum(counts)} tokens followed {context}, which was seen {total} times')
+
 @dataclass
 class NgramDrafter:
     "An n-gram drafter: how often which token followed the last ones in captions."
@@ -83,12 +95,13 @@ class NgramDrafter:
     def load(cls, path)->'NgramDrafter':
         "Read what `save` wrote."
         try:
-            order, rows = json.loads(Path(path).read_text())
-            counts = {tuple(context): (total, dict(map(tuple, after))) for context, total, after in rows}
-        except (ValueError, TypeError) as e:
+            order, rows = json.loads(Path(path).read_bytes())
+            if not _is_count(order): raise ValueError('its order is no whole number')
+            for row in rows: _check_row(row)
+        except (ValueError, TypeError, RecursionError) as e:
             raise ValueError(f"{path} is not an n-gram drafter's file ({e}): remove it, "
                              'captions are then written without drafts') from e
-        return cls(order, counts)
+        return cls(order, {tuple(context): (total, dict(map(tuple, after))) for context, total, after in rows})
 
 # %% ../../nbs/inference/02_speculative.ipynb #056e5920
 def grow(parents:list[int], # of each node in this pass; the newest token of the caption is 0 and has -1
