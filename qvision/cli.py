@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'AsJson', 'TrainingRun', 'Checkpoint', 'HEADLINES',
-           'IMAGE_SUFFIXES', 'SHIPPED', 'LATEST', 'WARNINGS', 'quiet_default', 'data_minicoco', 'data_coco',
-           'data_from_csv', 'data_check', 'data_flickr8k', 'runs', 'runs_list', 'runs_show', 'runs_compare',
-           'join_pairs', 'execute', 'run', 'image_files', 'chosen_model', 'caption', 'explain', 'params',
-           'import_multimodel', 'main']
+           'SHIPPED', 'LATEST', 'WARNINGS', 'quiet_default', 'data_minicoco', 'data_coco', 'data_from_csv',
+           'data_check', 'data_flickr8k', 'runs', 'runs_list', 'runs_show', 'runs_compare', 'join_pairs', 'execute',
+           'run', 'chosen_model', 'caption', 'explain', 'params', 'import_multimodel', 'main']
 
 # %% ../nbs/90_cli.ipynb #a4024236
 import json
@@ -152,6 +151,14 @@ def _claims_headline(m:dict)->str:
     return ', '.join(f'{verdict} {n}' for verdict, n in m['verdicts'].items())
 
 # %% ../nbs/90_cli.ipynb #0cf8ed7e
+def _gallery_headline(m:dict)->str:
+    return f'{m["right"]} of {len(m["photographs"])} captions name the subject'
+
+def _design_headline(m:dict)->str: return m['finding']
+
+def _decoder_headline(m:dict)->str:
+    return f'{m["held_out_nats"]:.3f} nats per held-out token, perplexity {m["held_out_perplexity"]:.1f}'
+
 HEADLINES = dict( # kind of run -> function of its metrics
     evaluate=_evaluate_headline,
     pretrain=_pretrain_headline,
@@ -160,6 +167,9 @@ HEADLINES = dict( # kind of run -> function of its metrics
     bridges=_bridges_headline,
     swap_decoder=_swap_headline,
     benchmark=_benchmark_headline,
+    gallery=_gallery_headline,
+    photo_design=_design_headline,
+    pretrain_decoder=_decoder_headline,
     claims=_claims_headline)
 
 def _headline(run)->str:
@@ -315,16 +325,6 @@ def run(
     console.print(f'archived in {out.parent}')
 
 # %% ../nbs/90_cli.ipynb #907b4673
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
-
-def image_files(paths:list[Path])->list[Path]: # files and folders
-    "Return the files as given, and in place of each folder its images, sorted."
-    files = []
-    for path in paths:
-        if path.is_dir(): files += sorted(f for f in path.rglob('*') if f.suffix.lower() in IMAGE_SUFFIXES)
-        else: files.append(path)
-    return files
-
 SHIPPED = 'package:captioner' # for photographs; package:captioner-drawings ships too
 LATEST = 'latest'             # stands for the newest finished training run
 
@@ -389,12 +389,14 @@ def _load(chosen:str, precision:str, compiled:bool):
     return with_precision(captioner, precision, compiled, keep=False)
 
 def _print_skipped(file:Path, error:Exception):
-    reason = 'not a readable image' if file.exists() else 'no such file'
-    errors.print(f'skipped {file}: {reason} ({type(error).__name__})', highlight=False, soft_wrap=True)
+    from qvision.data.coco import printable
+    reason = getattr(error, 'reason', error)
+    errors.print(f'skipped {printable(file)}: {reason}', highlight=False, soft_wrap=True, markup=False)
 
 def _print_captions(rows:list[dict], as_json:bool):
+    from qvision.data.coco import printable
     if as_json: typer.echo(json.dumps(rows, indent=1))
-    else: typer.echo('\n'.join(f'{row["image"]}\t{row["caption"]}' for row in rows))
+    else: typer.echo('\n'.join(f'{printable(row["image"])}\t{row["caption"]}' for row in rows))
 
 @app.command('caption')
 def caption(
@@ -411,6 +413,7 @@ def caption(
     "Caption images. Example: qvision caption photo.jpg holiday/ --json"
     from tqdm.auto import tqdm
     from qvision.config import get_decoding
+    from qvision.data.images import image_files
     get_decoding(decoding) # an error now, not after loading
     chosen = chosen_model(run, model)
     files = image_files(images)
@@ -470,7 +473,7 @@ def _style(as_json:bool, markdown:bool)->str:
 
 @app.command('params')
 def params(
-    preset:Annotated[Optional[str], typer.Option(help='mini, base or reference (default: reference).')]=None,
+    preset:Annotated[Optional[str], typer.Option(help='mini, photo, base or reference (default: reference).')]=None,
     frozen_ratio:Annotated[Optional[float], typer.Option(
         '--frozen-ratio', '--ratio',
         help="Frozen share of the decoder's blocks (default: the run's own, or 0.4 as in the published table).")]=None,

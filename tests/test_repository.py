@@ -16,6 +16,7 @@ from typing import get_args
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 PAGES = ('index', 'tutorial', 'howto') # prose, no experiment
 COLUMNS = 120
@@ -238,7 +239,9 @@ def test_ci_calls_the_readmes_test_command(root): assert 'make test' in (root/'.
 
 
 def test_readmes_python_runs(root, tmp_path):
-    "The README's lines caption an image."
+    "The README's lines caption a photograph."
+    photographs = pytest.importorskip('skimage.data', reason='scikit-image, which has the photograph, is not installed')
+    Image.fromarray(photographs.chelsea()).save(tmp_path/'photo.jpg')
     code_block = re.search(r'```python\n(.+?)```', (root/'README.md').read_text(), re.S)[1]
     done = subprocess.run([sys.executable, '-c', code_block], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
