@@ -316,7 +316,7 @@ def forgetful(model:Captioner,
 class AttentionParameters:
     "Parameters of attention.ipynb."
     run:str|None=None      # training run (default: the model below)
-    model:str|None=None    # checkpoint: folder or hub id (default: the captioner that ships)
+    model:str|None=None    # checkpoint: folder or hub id (default: the drawings' captioner)
     data:str|None=None     # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     images:int=150         # whose captions are explained

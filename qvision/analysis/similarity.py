@@ -335,7 +335,7 @@ def evolution_gif(records:list,     # of a SimilarityRecorder
 class SimilarityParameters:
     "Parameters of token_similarity.ipynb."
     run:str|None=None          # training run (default: the model below)
-    model:str|None=None        # checkpoint: folder, hub id (default: the captioner that ships)
+    model:str|None=None        # checkpoint: folder, hub id (default: the drawings' captioner)
     data:str|None=None         # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     train_split:str='train2017' # a fresh bridge is trained on it

@@ -250,7 +250,7 @@ def draft_costs(model:Captioner,
 class BenchmarkParameters:
     "Parameters of benchmark.ipynb."
     run:str|None=None      # training run for quality and shared beginnings (default: the model below)
-    model:str|None=None    # checkpoint: folder or hub id (default: the captioner that ships)
+    model:str|None=None    # checkpoint: folder or hub id (default: the drawings' captioner)
     data:str|None=None     # folder in COCO layout (default: the embedded data set)
     split:str='val2017'
     images:int=1000        # whose captions are compared between precisions and whose beginnings are shared

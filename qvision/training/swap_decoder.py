@@ -49,7 +49,7 @@ def swap_decoder(model:Captioner,       # stays as it is
 class SwapParameters:
     "Parameters of swap_decoder.ipynb."
     run:str|None=None          # training run whose captioner is taken (default: the model below)
-    model:str|None=None        # checkpoint: folder or hub id (default: the captioner that ships with qvision)
+    model:str|None=None        # checkpoint: folder or hub id (default: the drawings' captioner)
     data:str|None=None         # folder in COCO layout (default: the run's own, or the embedded data set)
     split:str='train2017'      # to train on
     validation:str='val2017'   # to caption
