@@ -23,12 +23,16 @@ def metrics(workplace, name): return read(archive(workplace, name)/'metrics.json
 def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
+# parameters of train.ipynb that those older files do not have
+NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick')
+
+
 def spell_as_before_none(path):
     "Write a run.json as an older qvision did: older names, and an empty text, 0 or -1. for what was not given."
     info = read(path)
     older = {today: old for old, today in RENAMED.items()}
     params = {older.get(name, name): value for name, value in info['params'].items()}
-    info['params'] = {k: OLD_FOR_NONE.get(k, 0) if v is None else v for k, v in params.items()}
+    info['params'] = {k: OLD_FOR_NONE.get(k, 0) if v is None else v for k, v in params.items() if k not in NEWER}
     path.write_text(json.dumps(info | dict(parent='')))
 
 
