@@ -10,6 +10,7 @@ __all__ = ['LOOP', 'published_step', 'cached_step', 'training_setup', 'training_
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from ..layers.vision import num_patches, tower_config
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, build_meta
 from ..training.frozen_cache import Offload, FrozenStates, frozen_depth
-from ..training.phase import Collate
+from ..training.phase import Collate, gather_features
 
 # %% ../../nbs/benchmark/06_training_step.ipynb #56d8a06f
 def _autocast(precision, tensor):
@@ -187,7 +188,7 @@ def loading_seconds(folder,           # for the files
     features = _mapped(Path(folder)/'features.npy', (images, patches, config.vision_config.hidden_size))
     states = _mapped(Path(folder)/'states.npy', (len(texts)*tokens, config.width))
     start = {text: i*tokens for i, text in enumerate(texts)}
-    dataset = SimpleNamespace(cache=SimpleNamespace(features=features))
+    dataset = SimpleNamespace(patch_features=partial(gather_features, [features]))
     collate = Collate(dataset, 0, FrozenStates(states, start))
     taken = []
     for items in _random_batches(rng, texts, captions, batch, batches):

@@ -198,11 +198,11 @@ def train_resumable(model:nn.Module,
                     steps:int,                 # in all, those before an interruption included
                     batch_size:int=64,
                     learning_rate:float=1e-3,  # peak
-                    beta2:float=.999,          # of AdamW
                     seed:int=0,                # of the order of examples
                     save_steps:int=500,        # steps between checkpoints
                     log_steps:int=50,          # steps between log entries
                     quiet:bool=False,          # no progress bar, no printed log
+                    beta2:float=.999,          # of AdamW
                    )->list[dict]:              # the log: one entry every `log_steps`
     "Train `model` in place, from the newest checkpoint in `folder` if there is one: a run has a folder of its own."
     args = TrainingArguments(
