@@ -25,6 +25,7 @@ def generate_captions(model,                 # a Captioner
                       features_of:dict=None, # image id -> id of the image whose features are used; its own where None
                       seed:int=0,            # of sampled decodings
                       progress:bool=True,
+                      **overrides,           # arguments of `generate`
                      )->dict:                # image id -> caption
     "Caption images from their features."
     features_of = features_of or {}
@@ -35,7 +36,7 @@ def generate_captions(model,                 # a Captioner
         for start in tqdm(starts, desc='captions', disable=not progress, delay=2, mininterval=2):
             batch = ids[start:start + batch_size]
             features = cache.rows([features_of.get(i, i) for i in batch])
-            captions |= dict(zip(batch, model.caption_features(features, decoding, batch_size)))
+            captions |= dict(zip(batch, model.caption_features(features, decoding, batch_size, **overrides)))
     return captions
 
 def derangement(ids:list, seed:int=0)->dict: # id -> another id

@@ -5,14 +5,12 @@
 # %% auto #0
 __all__ = ['BASELINE', 'DESIGNS', 'PROCESSINGS', 'Design', 'Recipe', 'baseline_recipe', 'resolve_designs', 'DesignParameters',
            'plan_runs', 'Result', 'result_file', 'stored_result', 'load_results', 'describe_missing', 'write_captions',
-           'some_images', 'train_recipe', 'labelled_batches', 'captioner_folder', 'measure_design', 'make_square',
-           'measure_processing', 'mean_cider', 'compare_designs', 'finding', 'learning_curve', 'describe_curve',
-           'figure_rows']
+           'some_images', 'train_recipe', 'captioner_folder', 'measure_design', 'make_square', 'measure_processing',
+           'mean_cider', 'compare_designs', 'finding', 'learning_curve', 'describe_curve', 'figure_rows']
 
 # %% ../../nbs/training/08_compare_designs.ipynb #3db8a8b6
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
@@ -26,11 +24,13 @@ from PIL import Image, ImageOps
 from ..config import BRIDGES, Phase, Preset, get_preset
 from ..data.features import cached_features
 from ..data.images import load_images
+from ..evaluation.evaluate import generate_captions
 from ..evaluation.metrics import METRICS, Scores, score_rounds
 from ..evaluation.statistics import bootstrap, paired_difference
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, parameter_table
-from .phase import (CaptionDataset, Collate, Reports, images_per_batch, train_phase, validation_loss)
+from .phase import (CaptionDataset, Reports, labelled_batches, steps_per_epoch, train_phase,
+                                    validation_loss)
 
 # %% ../../nbs/training/08_compare_designs.ipynb #5c405f05
 BASELINE = 'baseline'
@@ -244,11 +244,7 @@ def write_captions(model:Captioner,
                   )->dict:          # image id -> caption
     "Caption images from their features with beam search; with one beam, greedily."
     if decoding.get('num_beams') == 1: decoding.pop('length_penalty', None)
-    captions = {}
-    for start in range(0, len(ids), batch_size):
-        some = ids[start:start + batch_size]
-        captions |= zip(some, model.caption_features(cache.rows(some), 'beam', batch_size, **decoding))
-    return captions
+    return generate_captions(model, cache, ids, 'beam', batch_size, progress=False, **decoding)
 
 # %% ../../nbs/training/08_compare_designs.ipynb #a9d43a0e
 def some_images(images:list, count:int)->list:
@@ -288,17 +284,8 @@ def train_recipe(recipe:Recipe,
     seconds = time.perf_counter() - begun
     rmtree(folder)
     # 4. what it came to
-    steps_per_epoch = -(-len(dataset)//(images_per_batch(phase)*phase.accumulation))
-    epochs = log[-1]['step']/steps_per_epoch
+    epochs = log[-1]['step']/steps_per_epoch(dataset, phase)
     return model, dict(loss=log[-1]['loss'], seconds=round(seconds, 1), epochs=epochs, trainable=trainable)
-
-def labelled_batches(model:Captioner, data, cache, size:int=50)->Iterator[dict]: # size: images per batch
-    "Yield a split with all its captions, as `validation_loss` takes it."
-    pairs = CaptionDataset(data, cache, model.tokenizer, model.config.caption_length, together=5)
-    collate = Collate(pairs, model.tokenizer.pad_token_id)
-    for first in range(0, len(pairs), size):
-        items = range(first, min(first + size, len(pairs)))
-        yield collate([pairs[i] for i in items])
 
 # %% ../../nbs/training/08_compare_designs.ipynb #10d0f848
 def captioner_folder(folder, seed:int)->Path:
