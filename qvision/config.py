@@ -93,7 +93,7 @@ _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unu
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)
 _BASE = Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED)
 _MINI = Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, phases=_SMALL)
-_PHOTO = Preset('photo', 'package:efficientnet-lite2', 'package:gpt_neo-captions', 224, num_queries=32,
+_PHOTO = Preset('photo', 'package:efficientnet-lite2-multilevel', 'package:gpt_neo-captions', 288, num_queries=32,
                 bridge_layers=1, caption_length=28, phases=_PHOTO_PHASES)
 presets = {preset.name: preset for preset in (_REFERENCE, _BASE, _MINI, _PHOTO)}
 

@@ -17,7 +17,7 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelFo
 from transformers.activations import NewGELUActivation, QuickGELUActivation
 
 from ..config import resolve_backbone
-from .efficientnet import PACKAGES, open_packaged, packaged_config
+from .efficientnet import TOWERS, open_packaged, packaged_config
 
 # %% ../../nbs/layers/02_backbones.ipynb #52076a79
 FILES = {AutoModel: 'config.json and model.safetensors',
@@ -27,7 +27,7 @@ FILES = {AutoModel: 'config.json and model.safetensors',
 
 def is_packaged(name:str)->bool:
     "Return whether a tower's weights come with a package from PyPI."
-    return name.startswith('package:') and name.removeprefix('package:') in PACKAGES
+    return name.startswith('package:') and name.removeprefix('package:') in TOWERS
 
 def backbone_config(name:str)->PreTrainedConfig: # hub id, folder, or `package:NAME`
     "Load the configuration of a backbone."

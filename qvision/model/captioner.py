@@ -32,7 +32,7 @@ from ..layers.backbones import before, blocks_of, lean_activations, open_part, r
 from ..layers.bridges import make_bridge
 from ..layers.domain import Domain
 from ..layers.fusion import make_fusion
-from ..layers.vision import Encoder, tower_config, weights_checksum
+from ..layers.vision import Encoder, feature_shape, tower_config, weights_checksum
 from .checkpoint import HUB, complete, trainable_state
 
 # %% ../../nbs/model/02_captioner.ipynb #ae36486f
@@ -372,8 +372,9 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
         return self.encoder.patch_features(pixel_values.to(self.device, self.dtype))
 
     def encoder_checksum(self)->str:
-        "Return a checksum of the vision tower's weights."
-        return weights_checksum(self.encoder.tower)
+        "Return a checksum of the vision tower's weights, and the shape of its features: levels have no weights."
+        shape = f'{self.encoder.num_patches}x{feature_shape(self.config.vision_config)[1]}'
+        return f'{weights_checksum(self.encoder.tower)} {shape}'
 
     def __call__(self, *args, **kwargs):
         "Run the forward pass on tensors; caption images (PIL, paths, arrays) given as first argument: see `caption`."
