@@ -3,11 +3,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from qvision.runs.archive import start_run
+from qvision.training.pretrain import fresh_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +54,40 @@ def test_a_full_disk_is_an_error_of_the_cache(on_small_disk):
     status, said = on_small_disk(FILL_CACHE)
     assert status == 1, f'ended by signal {-status}' if status < 0 else said
     assert 'no space left' in said.splitlines()[-1]
+
+
+DRAW = '''
+import sys
+from qvision.training.pretrain import fresh_scenes
+fresh_scenes(sys.argv[1], 64, workers=1, progress=False)
+'''
+TRAIN = '''
+import sys
+from types import SimpleNamespace
+import numpy as np
+from qvision.config import Phase
+from qvision.model.captioner import tiny_captioner
+from qvision.training.phase import CaptionDataset, train_phase
+model = tiny_captioner()
+shape = (4, model.encoder.num_patches, model.config.vision_config.hidden_size)
+cache = SimpleNamespace(features=np.ones(shape, np.float16), index={i: i for i in range(4)})
+data = SimpleNamespace(images=[SimpleNamespace(id=i, captions=['A red car.']) for i in range(4)])
+pairs = CaptionDataset(data, cache, model.tokenizer)
+phase = Phase(frozen_ratio=0., learning_rate=1e-3, batch_size=4, epochs=8, accumulation=1, precision='fp32')
+train_phase(model, pairs, phase, sys.argv[1] + '/checkpoints', save_steps=2, text_cache=0)
+'''
+
+
+def test_a_full_disk_is_an_error_of_the_scenes(on_small_disk):
+    status, said = on_small_disk(DRAW)
+    assert status == 1, f'ended by signal {-status}' if status < 0 else said
+    assert 'no space left for 64 scenes' in said.splitlines()[-1]
+
+
+def test_a_full_disk_is_an_error_of_the_checkpoint(on_small_disk):
+    status, said = on_small_disk(TRAIN)
+    assert status == 1, f'ended by signal {-status}' if status < 0 else said
+    assert 'no space left for checkpoint-2' in said.splitlines()[-1]
 
 
 # Two processes and one cache
@@ -107,3 +144,52 @@ print(large.sum(dtype=float))
 
 def test_a_cache_made_again_leaves_the_one_in_use_readable(tmp_path):
     assert ended(start(MAPPED, tmp_path)) == (0, '1000000.0\n')
+
+
+def test_two_processes_draw_the_same_scenes(tmp_path):
+    both = [ended(process) for process in [start(DRAW, tmp_path) for _ in range(2)]]
+    assert [status for status, _ in both] == [0, 0], both
+    folder, = tmp_path.iterdir()
+    drawn_at = (folder/'pixels.npy').stat().st_mtime_ns
+    pixels, texts = fresh_scenes(tmp_path, 64, progress=False)
+    assert (folder/'pixels.npy').stat().st_mtime_ns == drawn_at, 'they are drawn once'
+    assert len(texts) == 64
+    assert all(image.any() for image in pixels)
+
+
+# Two runs of one name
+
+START = '''
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from qvision.runs.archive import RunError, start_run
+@dataclass
+class Example: seed:int = 0
+def meet(where):
+    Path(sys.argv[2], f'{where}-{os.getpid()}').touch()
+    while len(list(Path(sys.argv[2]).glob(f'{where}-*'))) < 4: time.sleep(.005)
+meet('ready')
+try: start_run('train', Example(), 'one', root=sys.argv[1], resume=sys.argv[3] == 'resume')
+except RunError as e: print(e)
+else: print('won')
+meet('tried')
+'''
+
+
+@pytest.mark.parametrize('how', ['new', 'resume'])
+def test_of_several_runs_of_one_name_one_wins(tmp_path, how):
+    archive, meeting = tmp_path/'archive', tmp_path/'meeting'
+    meeting.mkdir()
+    if how == 'resume':
+        stopped = start_run('train', make_dataclass('Example', [('seed', int)])(0), 'one', root=archive)
+        stopped.fail(ValueError('x'))
+    outcomes = [ended(process) for process in [start(START, archive, meeting, how) for _ in range(4)]]
+    said = [line for _, line in outcomes]
+    assert said.count('won\n') == 1, said
+    why = 'still running' if how == 'resume' else "there is a run 'one' already"
+    refused = [line for line in said if line != 'won\n']
+    assert all(why in line and len(line.splitlines()) == 1 for line in refused), refused
+    assert [path.name for path in (archive/'one').iterdir()] == ['run.json']

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['WIDGET', 'TOLERANCE', 'RENAMED', 'RunError', 'running_notebook', 'refer_to_figures', 'Run', 'run_folder', 'new_name',
-           'with_parent', 'remake', 'as_of_today', 'start_run', 'list_runs', 'get_run', 'named_run', 'newest_run',
-           'unfinished_run', 'flatten', 'compare', 'write_index']
+           'with_parent', 'remake', 'as_of_today', 'start_run', 'list_runs', 'get_run', 'named_run', 'finished_run',
+           'newest_run', 'unfinished_run', 'flatten', 'compare', 'write_index']
 
 # %% ../../nbs/runs/03_archive.ipynb #f3786f3f
 import atexit
 import difflib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..files import locked, whole_file, whole_folder, write_text
 from .parameters import experiments_root, notebook_parameters, relative
 from .provenance import died, process_start, provenance
 from ..tables import render_table
@@ -42,11 +44,19 @@ def running_notebook()->Path: # None outside papermill
     under_papermill = any('papermill' in a for a in args)
     return Path(notebooks[1]) if under_papermill and len(notebooks) > 1 else None
 
+def _not_finite(content, name:str='')->str|None:
+    "Return the name and value of the first number in JSON content that is none."
+    if isinstance(content, float) and not math.isfinite(content): return f'{name} is {content}'
+    items = ()
+    if isinstance(content, dict): items = content.items()
+    elif isinstance(content, (list, tuple)): items = enumerate(content)
+    found = (_not_finite(value, f'{name}.{key}' if name else str(key)) for key, value in items)
+    return next(filter(None, found), None)
+
 def _write_json(path:Path, content):
-    "Write a file in one step, so that nobody reads half of it."
-    temporary = path.with_suffix('.new')
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
-    temporary.replace(path)
+    "Write a file in one step, so that nobody reads half of it; refuse numbers that JSON does not have."
+    if wrong := _not_finite(content): raise RunError(f'{path.name}: {wrong}, which is no number')
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + '\n')
 
 def _read_json(path:Path):
     "Read a file of the archive, or raise an error that says how to mend it."
@@ -59,7 +69,7 @@ def _save_png(fig, path:Path):
     with io.BytesIO() as full:
         fig.savefig(full, dpi=90, bbox_inches='tight')
         picture = Image.open(full).convert('RGB')
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    with whole_file(path) as new: picture.quantize(256, dither=Image.Dither.NONE).save(new, optimize=True)
 
 def _peak_memory_mb()->int:
     "Return the largest memory that this process has used so far, in MiB."
@@ -131,13 +141,14 @@ class Run:
 
     @property
     def status(self)->str:
-        "Return 'running', 'done', 'failed', or 'died' for a run whose process is gone."
+        "Return 'running', 'done', 'failed', 'stopped' (by Ctrl-C), or 'died' for a run whose process is gone."
         return 'died' if died(self.info) else self.info['status']
 
     def update(self, **info):
         "Add to run.json."
-        self.info |= info
-        _write_json(self.path/'run.json', self.info)
+        info = self.info | info
+        _write_json(self.path/'run.json', info)
+        self.info = info
 
     def save_figure(self, fig, name:str):
         "Save a matplotlib figure as figures/<name>.png, in 256 colours; show it next, for the notebook."
@@ -145,6 +156,17 @@ class Run:
         _save_png(fig, self.path/f'figures/{name}.png')
         known = self.info.get('figures', [])
         self.update(figures=[*(n for n in known if n != name), name])
+
+    def save_model(self, model):
+        "Save a model (anything with `save_pretrained`): all of its files are there, or those from before."
+        with whole_folder(self.model) as new: model.save_pretrained(new)
+
+    @property
+    def how_to_go_on(self)->str:
+        "Return a line that says how to go on with a run that was stopped."
+        if 'resume' not in self.params: return f'{self.name} is stopped; make it again with: {self.info["command"]}'
+        return (f'{self.name} is stopped; to go on: qvision run {self.info["kind"]} --name {self.name} --resume '
+                f'(under papermill: -p name {self.name} -p resume true)')
 
     def _end(self, status:str, **info):
         seconds = round(time.time() - self.info['started_at'] + self.info.get('seconds_before', 0), 1)
@@ -156,7 +178,7 @@ class Run:
         if notebook is None or not notebook.is_file(): return
         if notebook.parent.resolve() == self.path.resolve(): return
         kept = self.path/f'{self.info["kind"]}.ipynb'
-        shutil.copy(notebook, kept)
+        with whole_file(kept) as new: shutil.copy(notebook, new)
         refer_to_figures(kept, self.info.get('figures', []))
 
     def finish(self, metrics:dict):
@@ -168,9 +190,12 @@ class Run:
         write_index(self.path.parent)
 
     def fail(self, error):
-        "Mark a running run as failed, with the error's type and message."
+        "Mark a running run as failed, with the error's type and message; one that Ctrl-C ended as stopped."
         if self.info['status'] != 'running': return
-        self._end('failed', error=f'{type(error).__name__}: {error}')
+        if isinstance(error, KeyboardInterrupt):
+            self._end('stopped')
+            print(self.how_to_go_on, file=sys.stderr, flush=True)
+        else: self._end('failed', error=f'{type(error).__name__}: {error}')
         write_index(self.path.parent)
 
 # %% ../../nbs/runs/03_archive.ipynb #8d9098e5
@@ -284,14 +309,16 @@ def start_run(kind:str,             # 'train', 'evaluate', 'pretrain' …
               resume:bool=False,    # resume the run of that name
               **info)->Run:         # more for run.json
     "Open a run's folder; a name that is taken is refused unless resumed."
-    name = name or new_name(kind, root)
-    path = run_folder(name, root)
-    before = _before(path, resume)
+    made_with = provenance()
+    with locked(root or experiments_root()):
+        name = name or new_name(kind, root)
+        path = run_folder(name, root)
+        before = _before(path, resume)
+        path.mkdir(parents=True, exist_ok=True)
+        run = Run(path, dict(**_started(kind, asdict(params), name, parent, before), **made_with, **info))
+        run.update()
     if changes := _changes(before, with_parent(asdict(params), parent)):
         print(f'{name} goes on with other parameters: {", ".join(changes)}')
-    path.mkdir(parents=True, exist_ok=True)
-    run = Run(path, dict(**_started(kind, asdict(params), name, parent, before), **provenance(), **info))
-    run.update()
     _fail_with_cell(run)
     if transformers := sys.modules.get('transformers'): # not imported here: a run without it need not wait for it
         transformers.utils.logging.disable_progress_bar() # an archived notebook would show each bar at 0 %
@@ -302,7 +329,10 @@ def list_runs(root=None,          # folder of the archive (default: `experiments
               kind:str|None=None, # 'train', 'evaluate', … (default: all)
               )->list[Run]:       # oldest first
     "Return the archived runs."
-    runs = [_read_run(path) for path in sorted(Path(root or experiments_root()).glob('*/run.json'))]
+    runs = []
+    for path in sorted(Path(root or experiments_root()).glob('*/run.json')):
+        try: runs.append(_read_run(path))
+        except FileNotFoundError: continue # deleted meanwhile
     runs = [run for run in runs if not kind or run.info['kind'] == kind]
     return sorted(runs, key=lambda run: run.info['started_at'])
 
@@ -319,6 +349,13 @@ def named_run(run:str|None, model:str|None=None)->Run: # None where no run is na
     if run and model: raise RunError(f'name a run or a model, not both: {run}, {model}')
     return get_run(run) if run else None
 
+def finished_run(name:str, root=None)->Run:
+    "Return a run that another continues; raise an error where it is not done."
+    run = get_run(name, root)
+    if run.status == 'done': return run
+    raise RunError(f'run {name!r} cannot be continued: it is not done but {run.status}; finish it with --resume, '
+                   'or name another')
+
 def _has_params(run:Run, params:dict)->bool:
     return all(run.params.get(k) == v for k, v in params.items())
 
@@ -329,9 +366,10 @@ def newest_run(kind:str, root=None, **params)->Run: # None where there is none
     return found[-1] if found else None
 
 def unfinished_run(kind:str, root=None, **params)->Run: # None where there is none
-    "Return the newest run of a kind that failed or died and can be resumed; not one whose parameters were refused."
+    """Return the newest run of a kind that failed, died or was stopped, and can be resumed; not one whose parameters
+    were refused."""
     found = [run for run in list_runs(root, kind)
-             if run.status in ('died', 'failed') and not run.info.get('refused') and _has_params(run, params)]
+             if run.status in ('died', 'failed', 'stopped') and not run.info.get('refused') and _has_params(run, params)]
     return found[-1] if found else None
 
 # %% ../../nbs/runs/03_archive.ipynb #3ddb1556
@@ -365,4 +403,4 @@ def write_index(root):
     head = ('# Runs\n\n'
             'Written by qvision; `qvision runs` shows the same. Checkpoints stay on the machine that made them.\n\n')
     table = render_table(rows, ('run', 'kind', 'status', 'parent', 'command'))
-    (Path(root)/'README.md').write_text(f'{head}{table}\n', encoding='utf8')
+    write_text(Path(root)/'README.md', f'{head}{table}\n')
