@@ -4,13 +4,20 @@ import signal
 import subprocess
 import sys
 from dataclasses import make_dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
+from qvision.config import Phase
+from qvision.model.captioner import tiny_captioner
 from qvision.runs.archive import start_run
+from qvision.training.phase import CaptionDataset, train_phase
 from qvision.training.pretrain import fresh_scenes
+from qvision.training.self_critical import SelfCriticalTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,6 +95,42 @@ def test_a_full_disk_is_an_error_of_the_checkpoint(on_small_disk):
     status, said = on_small_disk(TRAIN)
     assert status == 1, f'ended by signal {-status}' if status < 0 else said
     assert 'no space left for checkpoint-2' in said.splitlines()[-1]
+
+
+# A resumed run of phase 3, whose log has rewards (phases 1 and 2: in nbs/training/02_phase.ipynb)
+
+class Killed(TrainerCallback):
+    "End the training after five steps, as a killed process would."
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5: raise InterruptedError('killed')
+
+
+class Letters:
+    "Reward letters: an untrained captioner writes no word that a reference has."
+    def score(self, row, caption, ended=True): return row + len(set(caption))/10
+
+
+def rewarded(folder, **kwargs):
+    "Train a tiny captioner on rewards, eight steps of two batches each, and return the log."
+    model = tiny_captioner()
+    shape = (8, model.encoder.num_patches, model.config.vision_config.hidden_size)
+    features = np.random.default_rng(0).normal(size=shape).astype('float16')
+    images = [SimpleNamespace(id=i, captions=[f'A red car and {i} birds.']) for i in range(8)]
+    cache = SimpleNamespace(features=features, index={i: i for i in range(8)})
+    dataset = CaptionDataset(SimpleNamespace(images=images), cache, model.tokenizer)
+    phase = Phase(frozen_ratio=.5, learning_rate=1e-3, batch_size=2, epochs=4, accumulation=2, precision='fp32',
+                  captions_per_image=1, objective='cider')
+    trainer = partial(SelfCriticalTrainer, scorer=Letters(), samples=3)
+    return train_phase(model, dataset, phase, folder, save_steps=3, trainer=trainer, **kwargs)
+
+
+def test_a_resumed_run_logs_the_same_rewards(tmp_path):
+    through = rewarded(tmp_path/'through')
+    assert [entry['step'] for entry in through] == [2, 4, 6, 8]
+    assert len({entry['reward'] for entry in through}) == 4
+    assert all(entry['loss'] for entry in through)
+    with pytest.raises(InterruptedError): rewarded(tmp_path/'killed', callbacks=[Killed()])
+    assert rewarded(tmp_path/'killed', resume=True) == through
 
 
 # Two processes and one cache
