@@ -12,7 +12,7 @@ __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'AsJson'
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -278,6 +278,30 @@ def _run_papermill(source:Path, out:Path, params:dict, quiet:bool):
                                kernel_name='python3', cwd=str(Path.cwd()), progress_bar=False, log_output=False,
                                stdout_file=None if quiet else sys.stdout, stderr_file=None if quiet else sys.stderr)
 
+# %% ../nbs/90_cli.ipynb #5b668a07
+def _claim_name(notebook:str)->str:
+    "Return a name that no run has, and make its folder."
+    from qvision.files import locked
+    from qvision.runs.archive import new_name, run_folder
+    from qvision.runs.parameters import experiments_root
+    with locked(experiments_root()):
+        name = new_name(notebook)
+        run_folder(name).mkdir()
+    return name
+
+@contextmanager
+def _claimed(folder:Path, resume:bool):
+    "Hold a run's folder while its notebook runs; raise an error where another process has it, or the name is taken."
+    from qvision.files import locked
+    with ExitStack() as held:
+        try: held.enter_context(locked(folder, wait=False))
+        except BlockingIOError:
+            raise ValueError(f'run {folder.name!r} is running in another process: name another, or wait') from None
+        if (folder/'run.json').exists() and not resume:
+            raise ValueError(f'there is a run {folder.name!r} already: '
+                             'name another (-p name NAME) or go on with it (--resume)')
+        yield
+
 # %% ../nbs/90_cli.ipynb #e2e41057
 def execute(notebook:str,      # its name in nbs/, without the suffix
             params:dict,       # name -> value; others as in its parameters cell
@@ -286,26 +310,27 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
             )->Path:           # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     from papermill import PapermillExecutionError
-    from qvision.runs.archive import get_run, new_name, refer_to_figures, run_folder
+    from qvision.runs.archive import get_run, refer_to_figures, run_folder
     from qvision.runs.parameters import is_unset, project_root
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file():
         raise FileNotFoundError(f'{source} is missing: run this inside the repository; its experiments are nbs/*.ipynb')
     params = _resumed(notebook, params) if resume else dict(params)
-    if is_unset(params.get('name')): params['name'] = new_name(notebook)
+    if is_unset(params.get('name')): params['name'] = _claim_name(notebook)
     folder = run_folder(params['name'])
-    if (folder/'run.json').exists() and not resume:
-        raise ValueError(f'there is a run {params["name"]!r} already: '
-                         'name another (-p name NAME) or go on with it (--resume)')
-    folder.mkdir(parents=True, exist_ok=True)
     out = folder/f'{notebook}.ipynb'
-    try: _run_papermill(source, out, params | dict(resume=True) if resume else params, quiet)
-    except PapermillExecutionError as e:
-        if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
-        raise RuntimeError(f'{e.ename}: {e.evalue} (in {out})') from None
-    finally:
-        if out.is_file() and (folder/'run.json').exists():
-            refer_to_figures(out, get_run(folder.name).info.get('figures', []))
+    with _claimed(folder, resume):
+        try: _run_papermill(source, out, params | dict(resume=True) if resume else params, quiet)
+        except PapermillExecutionError as e:
+            if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
+            raise RuntimeError(f'{e.ename}: {e.evalue} (in {out})') from None
+        except KeyboardInterrupt: # the notebook was interrupted, too
+            if not (folder/'run.json').exists(): raise
+            errors.print(get_run(folder.name).how_to_go_on, highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+        finally:
+            if out.is_file() and (folder/'run.json').exists():
+                refer_to_figures(out, get_run(folder.name).info.get('figures', []))
     return out
 
 @app.command('run')

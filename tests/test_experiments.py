@@ -1,6 +1,7 @@
 "The experiment notebooks under papermill and the command line, on a small data set with small steps; their archive."
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ OLD_FOR_NONE = dict(ratio=-1., encoder='', decoder='', bridge='', fusion='', pre
 def archive(workplace, name): return Path(workplace['QVISION_EXPERIMENTS'])/name
 def read(path): return json.loads(path.read_text())
 def metrics(workplace, name): return read(archive(workplace, name)/'metrics.json')
+def write_info(folder, **info): (folder/'run.json').write_text(json.dumps(read(folder/'run.json') | info))
 def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
@@ -71,27 +73,70 @@ def test_one_seed_gives_one_result(qvision, root, minicoco, workplace, phase1):
     assert first.read_bytes() == second.read_bytes()
 
 
+def begin(workplace, root, data, name, *options):
+    "Start a training run in the background, and return its process once there is a checkpoint."
+    command = [str(Path(sys.executable).parent/'qvision'), 'run', 'train', '-p', 'data', str(data), '-p', 'name', name,
+               '-p', 'save_steps', '3', *SMALL, *options] # rounded up to 4, where a log entry ends
+    process = subprocess.Popen(command, cwd=root, env=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
+    for _ in range(6000):
+        if list(archive(workplace, name).glob('checkpoints/*/files.json')) or process.poll() is not None: break
+        time.sleep(.05)
+    assert run_info(workplace, name)['status'] == 'running', 'it ended too early to show anything'
+    return process
+
+
 def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, phase1):
     "The process is killed as soon as it has saved once; `--resume` finishes it, as it does a run of an older qvision."
-    command = [str(Path(sys.executable).parent/'qvision'), 'run', 'train', '-p', 'data', str(minicoco),
-               '-p', 'name', 'killed', '-p', 'max_steps', '12', '-p', 'save_steps', '4', *SMALL]
-    process = subprocess.Popen(command, cwd=root, env=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
-    saved = archive(workplace, 'killed')/'checkpoints/checkpoint-4/trainer_state.json'
-    for _ in range(1200):
-        if saved.exists() or process.poll() is not None: break
-        time.sleep(.05)
+    process = begin(workplace, root, minicoco, 'killed', '-p', 'max_steps', '12')
     os.kill(run_info(workplace, 'killed')['pid'], signal.SIGKILL)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert run_info(workplace, 'killed')['status'] == 'running', 'it was killed too late to show anything'
     spell_as_before_none(archive(workplace, 'killed')/'run.json')
     done = qvision('run', 'train', '--name', 'killed', '--resume', cwd=root) # with the parameters it was started with
     assert 'goes on with other parameters' not in done.stdout
     assert run_info(workplace, 'killed')['params']['frozen_ratio'] is None
-    through, resumed = (metrics(workplace, name) for name in ('one', 'killed'))
-    assert through['final_loss'] == resumed['final_loss']
-    assert through['validation_loss'] == resumed['validation_loss']
+    through, resumed = (archive(workplace, name)/'metrics.json' for name in ('one', 'killed'))
+    assert through.read_bytes() == resumed.read_bytes()
+
+
+def test_ctrl_c_says_how_to_go_on(qvision, root, minicoco, workplace):
+    "Meanwhile the name is taken."
+    process = begin(workplace, root, minicoco, 'stopped', '-p', 'max_steps', '3000')
+    for options in ([], ['--resume']):
+        second = train(qvision, root, minicoco, 'stopped', *options, check=False)
+        assert second.returncode == 1
+        assert second.stderr.splitlines() == [
+            "qvision: run 'stopped' is running in another process: name another, or wait"]
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == ('stopped is stopped; to go on: qvision run train --name stopped --resume '
+                                     '(under papermill: -p name stopped -p resume true)')
+    assert run_info(workplace, 'stopped')['status'] == 'stopped'
+
+
+def test_a_run_that_is_not_done_is_no_parent(qvision, root, minicoco, workplace, phase1):
+    half = archive(workplace, 'half')
+    shutil.copytree(archive(workplace, 'one'), half)
+    write_info(half, status='failed', name='half')
+    done = train(qvision, root, minicoco, 'of-half', '-p', 'phase', 2, '-p', 'start', 'half', check=False)
+    assert done.returncode == 1
+    assert "run 'half' cannot be continued: it is not done but failed" in done.stderr
+
+
+def test_the_parent_may_be_deleted_meanwhile(qvision, root, minicoco, workplace, phase1):
+    parent = archive(workplace, 'parent')
+    shutil.copytree(archive(workplace, 'one'), parent)
+    write_info(parent, name='parent')
+    process = begin(workplace, root, minicoco, 'child', '-p', 'phase', '2', '-p', 'start', 'parent',
+                    '-p', 'max_steps', '12')
+    shutil.rmtree(parent)
+    process.communicate()
+    assert process.returncode == 0
+    assert run_info(workplace, 'child')['status'] == 'done'
+    assert (archive(workplace, 'child')/'model/README.md').is_file()
 
 
 @pytest.fixture(scope='module')

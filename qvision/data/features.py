@@ -6,7 +6,6 @@
 __all__ = ['cache_folder', 'cache_key', 'cached_rows', 'FeatureCache', 'cached_features']
 
 # %% ../../nbs/data/05_features.ipynb #bb82789d
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .images import change_view, load_images
+from ..files import FULL, reserve, write_text
 
 # %% ../../nbs/data/05_features.ipynb #08afbe5b
 def cache_folder()->Path:
@@ -53,10 +53,8 @@ def _rows_done(path:Path, rows:int, dtype:str)->int: # path of the array
     return done if fits else 0
 
 def _mark_done(path:Path, rows:int)->None:
-    "Record how many rows are complete, atomically: a reader finds the old number or the new one."
-    temporary = path.with_name('done.new')
-    temporary.write_text(json.dumps(dict(rows=rows)))
-    temporary.replace(path.with_name('done.json'))
+    "Record how many rows are complete, in one step: a reader finds the old number or the new one."
+    write_text(path.with_name('done.json'), json.dumps(dict(rows=rows)))
 
 def _stored(block:Tensor, dtype:str, name:str, remedy:str)->np.ndarray:
     "Convert a block of rows to the type they are stored in."
@@ -65,25 +63,16 @@ def _stored(block:Tensor, dtype:str, name:str, remedy:str)->np.ndarray:
     raise ValueError(f'the {name} do not fit {dtype}, or are not numbers: {remedy}')
 
 # %% ../../nbs/data/05_features.ipynb #8386c983
-_FULL = (errno.ENOSPC, errno.EDQUOT) # disk full, quota used up
-
-def _reserve(path:Path)->None:
-    "Reserve the space of a file that may have holes."
-    if not hasattr(os, 'posix_fallocate'): return # macOS
-    with open(path, 'r+b') as file:
-        try: os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as e:
-            if e.errno in _FULL: raise # other errors: a file system that cannot reserve
-
 def _open_array(path:Path, shape:tuple, dtype:str, done:int)->np.memmap:
     "Open the array for writing, creating it where no rows are done."
     try:
         if not done:
             path.with_name('done.json').unlink(missing_ok=True) # of an array that was damaged
+            path.unlink(missing_ok=True) # not shortened: who has it mapped would be killed by a signal
             np.lib.format.open_memmap(path, 'w+', dtype, shape)
-        _reserve(path)
+        reserve(path)
     except OSError as e:
-        if e.errno not in _FULL: raise
+        if e.errno not in FULL: raise
         if not done: path.unlink(missing_ok=True)
         size = np.prod(shape, dtype=float)*np.dtype(dtype).itemsize/1e9
         raise OSError(e.errno, f'no space left for {path}, which takes {size:.3g} GB: make room, '

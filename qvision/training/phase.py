@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['group_captions', 'gather_features', 'CaptionDataset', 'Collate', 'Reports', 'validation_loss', 'labelled_batches',
            'TrainParameters', 'WeightAverage', 'CaptionTrainer', 'smoothed_loss', 'images_per_batch',
-           'training_arguments', 'on_one_device', 'newest_checkpoint', 'steps_per_epoch', 'train_phase']
+           'training_arguments', 'on_one_device', 'steps_per_epoch', 'train_phase']
 
 # %% ../../nbs/training/02_phase.ipynb #db256751
 import json
@@ -24,14 +24,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ..config import Phase, Preset, get_preset
 from ..data.images import change_caption
 from ..data.tokenizer import encode_captions
+from ..files import write_text
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, keep_training
 from .frozen_cache import Offload, FrozenStates, cached_states, frozen_depth
+from .trainer import ResumableTrainer, newest_checkpoint
 
 # %% ../../nbs/training/02_phase.ipynb #270a3dd4
 def group_captions(rows:list[int],  # of the features, one per caption
@@ -100,6 +102,11 @@ class CaptionDataset(torch.utils.data.Dataset):
         "Return features by row."
         return gather_features(self.features, rows)
 
+    def image_ids(self, rows:list[int])->list:
+        "Return the ids of the images whose features stand in some rows."
+        ids = {row: image_id for image_id, row in self.cache.index.items()}
+        return [ids[row % len(self.cache.features)] for row in rows]
+
     def token_ids(self)->list[list[int]]:
         "Return the token ids of every caption of every view."
         return [ids for items in self.views for _, captions in items for ids in captions]
@@ -148,6 +155,8 @@ class Collate:
 # %% ../../nbs/training/02_phase.ipynb #c0b55542
 class Reports(TrainerCallback):
     "Progress every `every` seconds; after each epoch the validation loss and sample captions."
+    FILE = 'reports.json'
+
     def __init__(self, model:Captioner,
                  validation=None,        # batches with labels
                  samples:Tensor=None,    # (N,P,Dv) features to caption
@@ -181,6 +190,10 @@ class Reports(TrainerCallback):
             progress = f'reward {logs["reward"]:.3f}' if 'reward' in logs else f'loss {loss:.3f}'
             self.say(f'step {state.global_step:>5} of {state.max_steps}  {progress}')
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        over = state.global_step and (state.epoch.is_integer() or state.global_step >= state.max_steps)
+        if over: self.on_epoch_end(args, state, control) # resumed from the last checkpoint of an epoch
+
     def on_epoch_end(self, args, state, control, **kwargs):
         entry = dict(step=state.global_step, epoch=round(state.epoch, 2))
         training = self.model.training
@@ -196,6 +209,18 @@ class Reports(TrainerCallback):
         line = f'epoch {entry["epoch"]:g}'
         if self.validation: line += f'  validation loss {entry["validation_loss"]:.3f}'
         return line + ''.join(f'\n    {caption}' for caption in entry.get('captions', []))
+
+    def save(self, folder):
+        "Save the reports so far beside a checkpoint."
+        write_text(Path(folder)/self.FILE, json.dumps(dict(history=self.history, captions=self.captions)))
+
+    def load(self, folder):
+        "Load the reports that belong to a checkpoint; an older qvision saved none."
+        file = Path(folder)/self.FILE
+        if not file.is_file(): return
+        found = json.loads(file.read_text())
+        self.history = found['history']
+        self.captions = found['captions']
 
 @torch.no_grad()
 def validation_loss(model:Captioner,
@@ -253,7 +278,7 @@ class TrainParameters:
     limit:int|None=None             # images at most (default: all)
     max_steps:int|None=None         # steps in place of epochs
     quick:bool=False                # 1,000 images, one view, two epochs at most: to try a recipe in minutes
-    save_steps:int=500              # steps between checkpoints
+    save_steps:int=500              # steps between checkpoints, rounded up to whole log entries
     text_cache:float=20.            # GB of cached states of the frozen lower blocks at most; more is computed anew
     resume:bool=False               # go on with the newest unfinished run, or with `name`
     show_images:bool=True           # False: no picture and no caption of the data in the archive
@@ -333,15 +358,19 @@ class WeightAverage(TrainerCallback):
         for name, mean in self.mean.items(): mean.copy_(found[name])
 
 # %% ../../nbs/training/02_phase.ipynb #15ebd259
-class CaptionTrainer(Trainer):
-    "The Trainer, with label smoothing for captions and an average of the weights in each checkpoint."
+class CaptionTrainer(ResumableTrainer):
+    "A trainer with label smoothing for captions; its errors name images."
     def __init__(self, *args,
-                 average:WeightAverage|None=None, # saved with each checkpoint
-                 label_smoothing:float=0.,        # share of each target that is spread over the vocabulary
-                 **kwargs):                       # as of `Trainer`
+                 label_smoothing:float=0., # share of each target that is spread over the vocabulary
+                 **kwargs):                # as of `ResumableTrainer`
         super().__init__(*args, **kwargs)
-        self.average = average
         self.label_smoothing = label_smoothing
+
+    def number_of(self, item): return item[0] # the row of the features
+
+    def name_examples(self, numbers):
+        ids = dict.fromkeys(self.train_dataset.image_ids(numbers)) # each once
+        return f'images {", ".join(map(str, ids))}'
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self.label_smoothing: return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -349,10 +378,6 @@ class CaptionTrainer(Trainer):
         output = model(**inputs)
         loss = smoothed_loss(output.logits, labels, self.label_smoothing, num_items_in_batch)
         return (loss, output) if return_outputs else loss
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.average: self.average.save(output_dir or self.args.output_dir)
 
 def smoothed_loss(logits:Tensor,         # (B,T,V)
                   labels:Tensor,         # (B,T), -100 where there is nothing to learn
@@ -374,11 +399,12 @@ def training_arguments(phase:Phase,
                        folder,                  # checkpoints go here
                        max_steps:int|None=None, # in place of the phase's epochs
                        seed:int=0,
-                       save_steps:int=200,      # steps between checkpoints
+                       save_steps:int=200,      # steps between checkpoints, rounded up to a multiple of `log_steps`
                        log_steps:int=20,        # steps between log entries
                       )->TrainingArguments:
     "Return a phase as transformers' arguments: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
     lowest = min(phase.min_learning_rate, phase.learning_rate)
+    save_steps = -(-save_steps//log_steps)*log_steps
     arguments = TrainingArguments(
         output_dir=str(folder), report_to='none', disable_tqdm=True, seed=seed, data_seed=seed,
         # the loop
@@ -391,7 +417,7 @@ def training_arguments(phase:Phase,
         # the machine
         bf16=phase.precision == 'bf16', use_cpu=not torch.cuda.is_available(),
         # logs and checkpoints
-        logging_steps=log_steps, save_steps=save_steps, save_total_limit=1)
+        logging_steps=log_steps, logging_nan_inf_filter=False, save_steps=save_steps, save_total_limit=2)
     return on_one_device(arguments)
 
 def on_one_device(arguments:TrainingArguments)->TrainingArguments:
@@ -399,17 +425,6 @@ def on_one_device(arguments:TrainingArguments)->TrainingArguments:
     arguments.device # counts the cards, and would do so after the next line otherwise
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-def _is_complete(checkpoint:Path)->bool:
-    try: return bool(json.loads((checkpoint/'trainer_state.json').read_text()))
-    except (OSError, ValueError): return False
-
-def _step_of(checkpoint:Path)->int: return int(checkpoint.name.rpartition('-')[2])
-
-def newest_checkpoint(folder:Path # of a run's checkpoints; it need not exist
-                     )->Path|None:
-    "Return the newest complete checkpoint: the Trainer writes its state last, and a process may be killed before that."
-    return max(filter(_is_complete, Path(folder).glob('checkpoint-*')), key=_step_of, default=None)
 
 # %% ../../nbs/training/02_phase.ipynb #9df70f88
 def _note_depth(folder, depth:int, resumes:bool)->None:
@@ -422,7 +437,7 @@ def _note_depth(folder, depth:int, resumes:bool)->None:
                              f'were cached, and now {depth} would be: resume with the text_cache and the frozen_ratio '
                              'that it was started with')
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(dict(blocks=depth)))
+    write_text(file, json.dumps(dict(blocks=depth)))
 
 def steps_per_epoch(dataset:CaptionDataset, phase:Phase)->int:
     "Return the number of optimiser steps in a pass over a data set."
@@ -440,9 +455,9 @@ def _whole(aside:Offload, average:WeightAverage|None):
 def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
                 folder:Path,             # checkpoints go here
                 seed:int=0,              # of order and dropout
-                resume:bool=False,       # continue from the newest checkpoint in `folder`, if there is one
+                resume:bool=False,       # continue from the newest sound checkpoint in `folder`, if there is one
                 max_steps:int|None=None, # in place of the phase's epochs
-                save_steps:int=200,      # steps between checkpoints
+                save_steps:int=200,      # steps between checkpoints, see `training_arguments`
                 reports:Reports=None,
                 callbacks=(),            # TrainerCallbacks
                 parts=(),                # only these trainable parts ('fusion', 'bridge' …), all where empty
@@ -466,18 +481,17 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     embedding_dtype = torch.bfloat16 if phase.precision == 'bf16' else None
     with Offload(model, depth, folder, embedding_dtype) as aside:
         average = WeightAverage(model, phase.weight_average) if phase.weight_average else None
-        if average and newest: average.load(newest)
         if reports: reports.whole = partial(_whole, aside, average)
+        kept = [part for part in (average, reports) if part]
         log_steps = _log_steps(dataset, phase, max_steps)
         running = trainer(model, training_arguments(phase, folder, max_steps, seed, save_steps, log_steps),
                           train_dataset=dataset,
                           data_collator=Collate(dataset, model.tokenizer.pad_token_id, states, with_rows=sampled),
-                          callbacks=[*([average] if average else []), *([reports] if reports else []), *callbacks],
-                          average=average, label_smoothing=phase.label_smoothing)
+                          callbacks=[*kept, *callbacks], kept=kept, label_smoothing=phase.label_smoothing)
         running.remove_callback(PrinterCallback)
         running.train(resume_from_checkpoint=str(newest) if newest else None)
         if average: average.copy_to_model()
     # 4. what was logged
     model.eval()
-    kept = ('step', 'loss', 'learning_rate', 'reward')
-    return [{k: x[k] for k in kept if k in x} for x in running.state.log_history if 'loss' in x]
+    logged = ('step', 'loss', 'learning_rate', 'reward')
+    return [{k: x[k] for k in logged if k in x} for x in running.state.log_history if 'loss' in x]

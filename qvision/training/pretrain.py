@@ -21,15 +21,17 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (CLIPConfig, CLIPImageProcessorPil, CLIPModel, GPT2Config, GPT2LMHeadModel, GPTNeoConfig,
-                          PrinterCallback, Trainer, TrainingArguments)
+                          PrinterCallback, TrainingArguments)
 
 from ..data.images import open_rgb
 from ..data.synthetic.drawing import SIDE
 from ..data.synthetic.minicoco import fresh_example
 from ..data.tokenizer import encode_captions
 from ..evaluation.grounding import patch_cover
+from ..files import locked, naming_full_disk, reserve, whole_folder, write_text
 from ..model.captioner import cast
-from .phase import newest_checkpoint, on_one_device
+from .phase import on_one_device
+from .trainer import ResumableTrainer, newest_checkpoint
 
 # %% ../../nbs/training/03_pretrain.ipynb #3de04736
 def _draw(start, n, path, total, seed, easy):
@@ -41,6 +43,31 @@ def _draw(start, n, path, total, seed, easy):
         texts.append([description, *captions])
     return texts
 
+def _are_drawn(folder:Path, n:int)->bool:
+    "Return whether the two files of a folder are whole."
+    try:
+        array = np.load(folder/'pixels.npy', mmap_mode='r')
+        texts = json.loads((folder/'texts.json').read_text())
+    except (OSError, EOFError, ValueError): return False
+    return len(array) == len(texts) == n
+
+def _draw_all(folder:Path, n:int, seed:str, easy:float, workers:int, progress:bool)->None:
+    "Draw the scenes of a folder; its text file comes last."
+    array = folder/'pixels.npy'
+    for file in (folder/'texts.json', array): file.unlink(missing_ok=True)
+    with naming_full_disk(folder, f'{n:,} scenes', 'make room, or name a folder on another disk (-p work FOLDER)'):
+        try:
+            np.lib.format.open_memmap(array, mode='w+', dtype=np.uint8, shape=(n, SIDE, SIDE, 3)).flush()
+            reserve(array)
+        except OSError:
+            array.unlink(missing_ok=True)
+            raise
+    work = partial(_draw, n=250, path=array, total=n, seed=seed, easy=easy)
+    with ProcessPoolExecutor(workers) as pool:
+        drawn = pool.map(work, range(0, n, 250))
+        rows = sum(tqdm(drawn, total=-(-n//250), desc='drawing', disable=not progress, mininterval=5), [])
+    write_text(folder/'texts.json', json.dumps(rows))
+
 def fresh_scenes(folder:Path,         # where to keep them
                  n:int,               # scenes
                  seed:str='pretrain',
@@ -50,17 +77,9 @@ def fresh_scenes(folder:Path,         # where to keep them
                 )->tuple:             # (memory-mapped uint8 (n,H,W,3), n lists of [description, five captions])
     "Draw `n` scenes that belong to no data set, or open those drawn before."
     folder = Path(folder)/f'{seed}-{n}-{easy}'
-    folder.mkdir(parents=True, exist_ok=True)
-    array = folder/'pixels.npy'
-    texts = folder/'texts.json'
-    if not texts.exists():
-        np.lib.format.open_memmap(array, mode='w+', dtype=np.uint8, shape=(n, SIDE, SIDE, 3)).flush()
-        work = partial(_draw, n=250, path=array, total=n, seed=seed, easy=easy)
-        with ProcessPoolExecutor(workers) as pool:
-            drawn = pool.map(work, range(0, n, 250))
-            rows = sum(tqdm(drawn, total=-(-n//250), desc='drawing', disable=not progress, mininterval=5), [])
-        texts.write_text(json.dumps(rows))
-    return np.load(array, mmap_mode='r'), json.loads(texts.read_text())
+    with locked(folder):
+        if not _are_drawn(folder, n): _draw_all(folder, n, seed, easy, workers, progress)
+    return np.load(folder/'pixels.npy', mmap_mode='r'), json.loads((folder/'texts.json').read_text())
 
 def data_scenes(data,     # a CocoData
                )->tuple:  # (uint8 (n,H,W,3), n lists of captions)
@@ -153,10 +172,15 @@ class CoCaBatches:
         self.pixels = pixels
         self.texts = texts
         self.tokenizer = tokenizer
-        self.rng = Random(seed)
+        self.seed = seed
+        self.set_epoch(0)
         processor = image_processor()
         self.mean = torch.tensor(processor.image_mean).view(3, 1, 1)*255
         self.std = torch.tensor(processor.image_std).view(3, 1, 1)*255
+
+    def set_epoch(self, epoch:int):
+        "Draw other captions from now on."
+        self.rng = Random(f'{self.seed} {epoch}' if epoch else self.seed)
 
     def __call__(self, indices:list[int])->dict:
         images = torch.from_numpy(np.stack([self.pixels[i] for i in indices])).permute(0, 3, 1, 2)
@@ -191,6 +215,17 @@ class CaptionBatches:
         return dict(input_ids=ids, attention_mask=keep.long(), labels=ids.masked_fill(~keep, -100))
 
 # %% ../../nbs/training/03_pretrain.ipynb #ad8f4fe5
+class _Numbers(torch.utils.data.Dataset):
+    "The numbers of the examples; the Trainer tells it the epoch, and it tells the collator that asks for it."
+    def __init__(self, n:int, collate):
+        self.n = n
+        self.collate = collate
+
+    def __len__(self): return self.n
+    def __getitem__(self, i): return i
+    def set_epoch(self, epoch):
+        if hasattr(self.collate, 'set_epoch'): self.collate.set_epoch(epoch)
+
 def train_resumable(model:nn.Module,
                     n:int,                     # examples; the dataset is their indices
                     collate,                   # indices -> batch
@@ -199,12 +234,13 @@ def train_resumable(model:nn.Module,
                     batch_size:int=64,
                     learning_rate:float=1e-3,  # peak
                     seed:int=0,                # of the order of examples
-                    save_steps:int=500,        # steps between checkpoints
+                    save_steps:int=500,        # steps between checkpoints, rounded up to whole log entries
                     log_steps:int=50,          # steps between log entries
                     quiet:bool=False,          # no progress bar, no printed log
                     beta2:float=.999,          # of AdamW
                    )->list[dict]:              # the log: one entry every `log_steps`
-    "Train `model` in place, from the newest checkpoint in `folder` if there is one: a run has a folder of its own."
+    "Train in place, from the newest sound checkpoint in `folder` if there is one: a run has a folder of its own."
+    log_steps = max(1, min(log_steps, steps//3))
     args = TrainingArguments(
         output_dir=str(folder), report_to='none', disable_tqdm=quiet, seed=seed, data_seed=seed,
         # the loop
@@ -215,8 +251,9 @@ def train_resumable(model:nn.Module,
         # the machine
         bf16=True, use_cpu=not torch.cuda.is_available(),
         # logs and checkpoints
-        logging_steps=max(1, min(log_steps, steps//3)), save_steps=save_steps, save_total_limit=1)
-    trainer = Trainer(model, on_one_device(args), train_dataset=list(range(n)), data_collator=collate)
+        logging_steps=log_steps, logging_nan_inf_filter=False,
+        save_steps=-(-save_steps//log_steps)*log_steps, save_total_limit=2)
+    trainer = ResumableTrainer(model, on_one_device(args), train_dataset=_Numbers(n, collate), data_collator=collate)
     if quiet: trainer.remove_callback(PrinterCallback)
     newest = newest_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -371,6 +408,7 @@ class PretrainParameters:
 def save_half(model, folder:Path,
               *extras, # tokenizer, image processor: saved beside the weights
              )->None:
-    "Save a model's weights in float16, with what belongs to them."
-    model.save_pretrained(folder, state_dict=cast(model.state_dict(), torch.float16))
-    for extra in extras: extra.save_pretrained(folder)
+    "Save a model's weights in float16, with what belongs to them; the files that are there stay until all are written."
+    with whole_folder(folder) as new:
+        model.save_pretrained(new, state_dict=cast(model.state_dict(), torch.float16))
+        for extra in extras: extra.save_pretrained(new)
