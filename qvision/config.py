@@ -88,7 +88,8 @@ _PHOTO_2 = replace(_PHOTO_1, frozen_ratio=.5, learning_rate=5e-4, epochs=6,
                    views=('whole', 'flip', 'crop1', 'crop2-flip'))
 _PHOTO_PHASES = {1: _PHOTO_1,
                  2: _PHOTO_2,
-                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=5, label_smoothing=0., objective='cider')}
+                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=5, label_smoothing=0., weight_average=.99,
+                            objective='cider')}
 
 _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True,
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)
