@@ -177,12 +177,12 @@ def test_caption_says_whose_captions_they_are(qvision, tiny_model, tmp_path):
 
 
 def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypatch):
-    from qvision import cli
-    from qvision.cli import chosen_model
+    from qvision.commands import models
+    from qvision.commands.models import chosen_model
     from qvision.runs.archive import start_run
     from qvision.training.phase import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
-    monkeypatch.setattr(cli, 'SHIPPED', DRAWINGS)
+    monkeypatch.setattr(models, 'SHIPPED', DRAWINGS)
     with pytest.raises(ValueError, match='no finished training run'): chosen_model('latest')
     for later, name in enumerate(('old', 'new', 'broken')):
         run = start_run('train', TrainParameters(), name)
@@ -199,19 +199,19 @@ def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypat
         with pytest.raises(ValueError, match='not both'): chosen_model(run, 'mine')
     for file in (tmp_path/'new/model').iterdir(): file.unlink()
     assert chosen_model('latest') == str(tmp_path/'old/model')
-    monkeypatch.setattr(cli, 'SHIPPED', 'package:nothing')
+    monkeypatch.setattr(models, 'SHIPPED', 'package:nothing')
     with pytest.raises(FileNotFoundError, match='no captioner ships'): chosen_model()
     with pytest.raises(ValueError, match='make it again with: papermill'): chosen_model('new')
 
 
 @pytest.mark.parametrize('params', [{}, dict(name=''), dict(name='none')])
 def test_a_run_without_a_name_gets_one(root, tmp_path, monkeypatch, params):
-    from qvision import cli
+    from qvision.commands import run
     monkeypatch.chdir(root)
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
     given = {}
-    monkeypatch.setattr(cli, '_run_papermill', lambda source, out, params, quiet: given.update(params))
-    out = cli.execute('train', params)
+    monkeypatch.setattr(run, '_run_papermill', lambda source, out, params, quiet: given.update(params))
+    out = run.execute('train', params)
     assert out.parent.name == given['name']
     assert given['name'].startswith('train-')
 
