@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CaptionOptions']
 
-# %% ../../nbs/inference/08_options.ipynb #37c99d69
+# %% ../../nbs/inference/08_options.ipynb #1b180bd8
 from dataclasses import dataclass, field, fields
 
 from ..config import get_decoding
 
-# %% ../../nbs/inference/08_options.ipynb #72472e69
+# %% ../../nbs/inference/08_options.ipynb #408ad770
 @dataclass
 class CaptionOptions:
     "What captions are to be like. Lengths are in tokens, without <START>, <END> and the prompt."
@@ -48,7 +48,7 @@ class CaptionOptions:
            **options # fields of this class; others are arguments of `generate`
           )->'CaptionOptions':
         "Sort keywords into options and arguments of `generate`."
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {'generate'}
         further = {name: value for name, value in options.items() if name not in known}
         own = {name: value for name, value in options.items() if name in known}
         return cls(decoding, generate=further, **own)
