@@ -12,10 +12,22 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import __version__
 from .commands import caption, data, explain, runs # register their commands
 from .commands.app import AsJson, app, console, errors
 from .commands.models import chosen_model # for notebooks of before
 from .commands.run import join_pairs
+
+# %% ../nbs/90_cli.ipynb #b04bc3ee
+def _print_version(asked:bool):
+    if not asked: return
+    typer.echo(f'qvision {__version__}')
+    raise typer.Exit()
+
+@app.callback()
+def _common(version:Annotated[bool, typer.Option(
+    '--version', callback=_print_version, is_eager=True, help='Print the version and exit.')]=False):
+    "Take the options that need no command."
 
 # %% ../nbs/90_cli.ipynb #63ab7b76
 def _frozen_share(frozen_ratio:float|None, run)->float: # the run, or None

@@ -191,7 +191,7 @@ def test_files_that_cannot_be_read_are_tried_again(caption, pictures, tmp_path):
     (['--sidecar', '--scores'], 'take --out for scores'),
     (['--overwrite'], '--overwrite is for --out and --sidecar'),
     (['--device', 'tpu'], 'a device is cpu, cuda or cuda:N'),
-    (['--device', 'cuda', '--precision', 'int8'], ''),
+    (['--device', 'cuda', '--precision', 'int8'], 'GPU'),
     (['--max-length', '65'], '65 tokens do not fit in the 64 positions of the decoder'),
     (['--min-length', '21'], 'min_length 21 is above 20, the longest caption'),
 ])

@@ -27,7 +27,8 @@ console = Console(width=None if sys.stdout.isatty() else 160) # a pipe has no wi
 errors = Console(stderr=True)
 
 # %% ../../nbs/commands/01_app.ipynb #37663024
-Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Print results and errors alone: no progress bars, remarks or warnings.')]
+Quiet = Annotated[bool, typer.Option(
+    '--quiet', '-q', help='Print results and errors alone: no progress bars, remarks or warnings.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON.')]
 TrainingRun = Annotated[Optional[str], typer.Option(
     help='Training run whose model to use, or latest for the newest finished one (default: the captioner that ships).')]

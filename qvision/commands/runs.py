@@ -80,9 +80,18 @@ def _headline(run)->str:
     return losses or run.info.get('error', '')
 
 # %% ../../nbs/commands/03_runs.ipynb #65c79cd6
+def _require_archive():
+    "Raise an error where there is no folder of runs."
+    from qvision.runs.parameters import experiments_root
+    folder = experiments_root()
+    if folder.is_dir(): return
+    raise FileNotFoundError(f'there is no experiments folder here ({folder}): go into the repository, '
+                            'or set QVISION_EXPERIMENTS to the folder of your runs')
+
 @runs_app.callback()
 def runs(context:typer.Context):
     "List the archived runs. Example: qvision runs"
+    _require_archive()
     if not context.invoked_subcommand: runs_list()
 
 @runs_app.command('list')
