@@ -116,7 +116,7 @@ def test_a_killed_process_loses_a_batch_at_most(tiny_model, workplace, tmp_path)
     options = dict(cwd=tmp_path, env=workplace)
     table = tmp_path/'killed.csv'
     process = subprocess.Popen([*command, table.name], **options)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not table.exists() or table.read_bytes().count(b'\n') < 6:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(.01)
