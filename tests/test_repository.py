@@ -177,7 +177,8 @@ def test_numbers_that_no_run_could_use_are_refused():
     assert checked == set(RANGES), 'a range of no parameter'
 
 
-FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs')
+FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs',
+          'commands')
 
 
 def exported_modules(root)->dict: # module -> (floor, place in the reading order of its folder)
