@@ -254,8 +254,8 @@ class CaptioningMixin:
                 # num_captions, min_length, max_length, no_repeat_ngram, prompt and scores: see `CaptionOptions`;
                 # others are arguments of `generate`
                 **options
-               )->list: # per image a string, or a `ScoredCaption`; where num_captions is above 1, a list of them
-        "Caption images; the next batch is read while one is computed."
+               ): # per image a string, or a `ScoredCaption`; where num_captions is above 1, a list of them
+        "Caption images, one by itself or several as a list; the next batch is read while one is computed."
         captions = {}
         def skipped(i, error):
             captions[i] = None
@@ -264,7 +264,7 @@ class CaptioningMixin:
         for i, caption in finished:
             captions[i] = caption
             if progress: progress(1)
-        return [captions[i] for i in range(len(captions))]
+        return captions[0] if _is_single(images) else [captions[i] for i in range(len(captions))]
 
 # %% ../../nbs/model/02_captioner.ipynb #c8d462f0
 _CHOICES = ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj',
