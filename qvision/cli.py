@@ -389,12 +389,12 @@ def _load(chosen:str, precision:str, compiled:bool):
     return with_precision(captioner, precision, compiled, keep=False)
 
 def _print_skipped(file:Path, error:Exception):
-    from qvision.data.coco import printable
+    from qvision.data.integrity import printable
     reason = getattr(error, 'reason', error)
     errors.print(f'skipped {printable(file)}: {reason}', highlight=False, soft_wrap=True, markup=False)
 
 def _print_captions(rows:list[dict], as_json:bool):
-    from qvision.data.coco import printable
+    from qvision.data.integrity import printable
     if as_json: typer.echo(json.dumps(rows, indent=1))
     else: typer.echo('\n'.join(f'{printable(row["image"])}\t{row["caption"]}' for row in rows))
 
