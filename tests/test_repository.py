@@ -137,7 +137,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters
     from qvision.training.compare_bridges import BridgesParameters
-    from qvision.training.compare_designs import DesignParameters
+    from qvision.training.designs import DesignParameters
     from qvision.training.phase import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters

@@ -33,7 +33,7 @@ def _output(files, out, as_json, beside, overwrite, wanted):
     return JsonList() if as_json else Lines()
 
 def _print_skipped(file:Path, error:Exception):
-    from qvision.data.coco import printable
+    from qvision.data.integrity import printable
     reason = getattr(error, 'reason', error)
     errors.print(f'skipped {printable(file)}: {reason}', highlight=False, soft_wrap=True, markup=False)
 

@@ -54,7 +54,7 @@ class Lines:
               outside:bool|None=None # whether the picture is unlike the training pictures; None: not known
              ):
         "Write the captions of a file."
-        from qvision.data.coco import printable
+        from qvision.data.integrity import printable
         for caption in map(_fields, captions):
             score = f'\t{caption["score"]}' if 'score' in caption else ''
             print(f'{printable(file)}\t{one_line(caption["caption"])}{score}')
