@@ -84,10 +84,12 @@ _SMALL = {1: Phase(.7, 2e-3, 64, 2, accumulation=1, captions_per_image=5, precis
 
 _PHOTO_1 = Phase(.7, 1e-3, 160, 4, accumulation=1, captions_per_image=5, max_grad_norm=1., min_learning_rate=5e-5,
                      warmup_steps=100, label_smoothing=.1, weight_average=.998, views=('whole', 'flip'))
-_PHOTO_2 = replace(_PHOTO_1, frozen_ratio=.5, learning_rate=5e-4, epochs=5, views=('whole', 'flip', 'crop1'))
+_PHOTO_2 = replace(_PHOTO_1, frozen_ratio=.5, learning_rate=5e-4, epochs=6,
+                   views=('whole', 'flip', 'crop1', 'crop2-flip'))
 _PHOTO_PHASES = {1: _PHOTO_1,
                  2: _PHOTO_2,
-                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=4, label_smoothing=0., objective='cider')}
+                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=5, label_smoothing=0., weight_average=.99,
+                            objective='cider')}
 
 _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True,
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)

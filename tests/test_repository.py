@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-PAGES = ('index', 'tutorial', 'howto') # prose, no experiment
+PAGES = ('index', 'results', 'tutorial', 'howto') # prose, no experiment
 COLUMNS = 120
 
 

@@ -81,14 +81,15 @@ def plain_signatures()->None:
         nbformat.write(nb, page)
 
 
-def write_home()->None:
-    "Make the home page from the README, tables of archived runs included."
-    page = PROC/'index.ipynb'
-    nb = nbformat.read(page, 4)
-    text = (ROOT/'README.md').read_text(encoding='utf8')
-    text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
-    nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]
-    nbformat.write(nb, page)
+def write_generated()->None:
+    "Make the pages whose tables come from archived runs: home from README.md, and the results."
+    for name, source in (('index', 'README.md'), ('results', 'RESULTS.md')):
+        page = PROC/f'{name}.ipynb'
+        nb = nbformat.read(page, 4)
+        text = (ROOT/source).read_text(encoding='utf8').replace('](RESULTS.md)', '](results.html)')
+        text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
+        nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]
+        nbformat.write(nb, page)
 
 
 def _facts(run)->list[tuple]: # (name, value)
@@ -249,7 +250,7 @@ def build()->None:
     plain_signatures()
     # 2. what the archive adds
     runs = list_runs()
-    write_home()
+    write_generated()
     show_what_was_run(runs)
     add_pages(runs)
     copy_figures(runs, PROC)

@@ -1,4 +1,5 @@
-"Write README.md from nbs/index.ipynb, its tables made anew from the archived runs in git. `--check` only compares."
+"""Write README.md from nbs/index.ipynb and RESULTS.md from nbs/results.ipynb, their tables made anew from the archived
+runs in git. `--check` only compares."""
 import json
 import os
 import subprocess
@@ -40,20 +41,23 @@ def render(notebook:Path)->str:
     return '\n\n'.join(part.strip() for part in parts if part.strip()) + '\n'
 
 
-def readme()->str:
-    "Return the text that README.md should have."
+PAGES = {'README.md': 'nbs/index.ipynb', 'RESULTS.md': 'nbs/results.ipynb'} # file -> its notebook
+
+
+def pages()->dict: # file -> text
+    "Return the texts that the generated files should have."
     with tempfile.TemporaryDirectory() as archive:
         for run in runs_in_git(): (Path(archive)/run).symlink_to(ROOT/'experiments'/run)
         os.environ['QVISION_EXPERIMENTS'] = archive
-        return render(ROOT/'nbs/index.ipynb')
+        return {name: render(ROOT/notebook) for name, notebook in PAGES.items()}
 
 
 if __name__ == '__main__':
-    text = readme()
-    path = ROOT/'README.md'
-    if '--check' not in sys.argv:
-        path.write_text(text, encoding='utf8')
-        print(f'{path.name} written')
-    elif not path.is_file() or path.read_text(encoding='utf8') != text:
-        sys.exit('README.md is not what nbs/index.ipynb and the archived runs give: git add experiments, then '
-                 'make readme')
+    for name, text in pages().items():
+        path = ROOT/name
+        if '--check' not in sys.argv:
+            path.write_text(text, encoding='utf8')
+            print(f'{name} written')
+        elif not path.is_file() or path.read_text(encoding='utf8') != text:
+            sys.exit(f'{name} is not what {PAGES[name]} and the archived runs give: git add experiments, then '
+                     'make readme')
