@@ -159,8 +159,7 @@ _SIMILARITY = [
           test='recorded during real training: CKA with the last step rises from below 0.9, and images come further '
                'apart; one of the two to hold in part',
           runs=_newest('token_similarity'),
-          judge=judge_progressive,
-          photographs=_TOKENS)]
+          judge=judge_progressive)]
 
 # %% ../../nbs/runs/07_claims.ipynb #97e8ac36
 CLAIMS = [*_FEATURES, *_ARCHITECTURE, *_PERFORMANCE, *_TRAINING, *_POWER, *_RESULTS, *_SIMILARITY]
