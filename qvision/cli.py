@@ -27,8 +27,9 @@ data_app = typer.Typer(help='Make, fetch and check data sets.', no_args_is_help=
 runs_app = typer.Typer(help='The archive of runs.', invoke_without_command=True)
 app.add_typer(data_app, name='data')
 app.add_typer(runs_app, name='runs')
-console = Console(width=None if sys.stdout.isatty() else 160) # a pipe has no width of its own
-errors = Console(stderr=True)
+# what is printed comes from outside: [x] and :x: in it are no markup; a pipe has no width of its own
+console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 # %% ../nbs/90_cli.ipynb #26101236
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Show no progress bars, and not which captioner is used.')]
@@ -176,8 +177,12 @@ def _headline(run)->str:
     "Return the most important figures of a run; of one without metrics its error."
     m = run.metrics
     tell = HEADLINES.get(run.info['kind'])
-    if m and tell: return tell(m)
-    losses = ', '.join(f'{k} {m[k]:.3f}' for k in ('final_loss', 'validation_loss') if k in m)
+    if m and tell:
+        try: return tell(m)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            return f'metrics.json is not that of a run of kind {run.info["kind"]}'
+    known = (k for k in ('final_loss', 'validation_loss') if isinstance(m.get(k), float))
+    losses = ', '.join(f'{k} {m[k]:.3f}' for k in known)
     return losses or run.info.get('error', '')
 
 # %% ../nbs/90_cli.ipynb #9589d236
@@ -535,13 +540,20 @@ def import_multimodel(
     console.print(f'written: {out}')
 
 # %% ../nbs/90_cli.ipynb #24c1c111
+def _message(error:Exception)->str:
+    "Return what an error says; its type too, where it is one of those that no module here raises on purpose."
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) # a KeyError quotes its text
+    if not isinstance(error, (ValueError, OSError, RuntimeError, KeyError)):
+        text = f'{type(error).__name__}: {text} (--debug shows where)'
+    return text.encode(errors='backslashreplace').decode() # a terminal can show it
+
 def main():
-    "Run the command line: errors in one line, unless --debug is given."
+    """Run the command line: errors in one line, unless --debug is given. The exit status is 0 where all is done, 1
+    after an error or where something was left out, 2 for wrong options, 130 after Ctrl-C."""
     args = join_pairs(sys.argv[1:])
     sys.argv[1:] = [a for a in args if a != '--debug']
     try: app()
-    except (ValueError, OSError, RuntimeError, KeyError) as e:
+    except Exception as e:
         if '--debug' in args: raise
-        message = e.args[0] if isinstance(e, KeyError) and e.args else e # a KeyError puts its text in quotes
-        errors.print(f'qvision: {message}', style='red', highlight=False, markup=False, soft_wrap=True)
+        errors.print(f'qvision: {_message(e)}', style='red', highlight=False, soft_wrap=True)
         sys.exit(1)

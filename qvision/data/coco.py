@@ -13,7 +13,6 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 import random
 from collections import Counter, defaultdict
@@ -255,11 +254,13 @@ def _polygon_problem(polygon, height:int, width:int)->str|None:
     if len(polygon) < 6 or len(polygon) % 2: return f'a polygon has {len(polygon)} coordinates'
     if not all(type(c) in (int, float) for c in polygon): return 'a coordinate is no number'
     side = max(height, width)
-    inside = all(math.isfinite(c) for c in polygon) and -side <= min(polygon) and max(polygon) <= 2*side
+    inside = all(-side <= c <= 2*side for c in polygon)
     return None if inside else 'a polygon leads far out of the picture'
 
 def _runs_problem(encoded:dict, height:int, width:int)->str|None:
-    if encoded.get('size') != [height, width]: return f'it is not of {height} × {width} pixels'
+    size = encoded.get('size')
+    is_whole = isinstance(size, list) and all(type(side) is int for side in size)
+    if not is_whole or size != [height, width]: return f'it is not of {height} × {width} pixels'
     counts = encoded.get('counts')
     try: lengths = _run_lengths(counts) if isinstance(counts, str) else counts
     except ValueError: return 'its run lengths cannot be decoded'
@@ -395,7 +396,11 @@ class CocoData:
 
     def _instances(self, content, known, id_type): # image id -> instances; sets `coco` and `categories`
         # 1. the records that are complete
-        categories = _usable(content.get('categories') or [], 'category', self.report)
+        categories = content.get('categories') or []
+        if not isinstance(categories, list):
+            self._fault('malformed', f'categories is {_TYPES[type(categories)]}, not a list')
+            categories = []
+        categories = _usable(categories, 'category', self.report)
         self.categories = {c['id']: c['name'] for c in categories}
         instances = _usable(content['annotations'], 'instance', self.report)
         instances = _of_one_type(instances, 'image_id', id_type, self.report, 'instance')
@@ -426,6 +431,8 @@ class CocoData:
             if isinstance(record, dict) and type(record.get('id')) in _ID: own.setdefault(record['id'], record)
         for image_id, record in own.items():
             if image_id in images and _size_of(record): images[image_id] = images[image_id] | record
+        for image_id, record in images.items(): # 40.0, as some libraries write sides, is 40
+            if size := _size_of(record): images[image_id] = record | dict(height=size[0], width=size[1])
         return images
 
     def _captioned(self, entries, texts):

@@ -25,7 +25,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImag
 from ..config import get_preset
 from ..data.coco import read_json
 from ..data.tokenizer import add_markers
-from ..layers.backbones import open_part
+from ..layers.backbones import NO_CODE, naming, open_part
 from .captioner import Captioner, CaptionerConfig, captioner_config, set_special_tokens
 from .parameters import build_meta
 
@@ -74,7 +74,7 @@ def _load_restricted(path):
                          'checkpoint, and reading it otherwise could run any code. '
                          'Whoever made it can save its state dicts alone. '
                          f'({str(e).splitlines()[0]})') from None
-    except (RuntimeError, EOFError, OSError) as e:
+    except Exception as e: # whatever damaged bytes lead to
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f'{path} cannot be read, it may be cut short: {why}') from None
 
@@ -231,18 +231,19 @@ def read_backbone(cls,  # class of the configuration: CLIPConfig or GPTNeoConfig
                  ):     # -> cls
     "Read a backbone's configuration, and raise if it is of another kind."
     path = Path(name).expanduser()
-    if not path.exists() and _is_hub_id(name): return cls.from_pretrained(str(name))
+    if not path.exists() and _is_hub_id(name):
+        with naming(name): return cls.from_pretrained(str(name))
     if path.is_dir(): path = path/'config.json'
     config = read_json(path)
-    found = config.get('model_type')
+    found = config.get('model_type') if isinstance(config, dict) else None
     if found != cls.model_type:
         raise ValueError(f'{path} is of model_type {found!r}, but {cls.model_type!r} is needed')
-    return cls.from_dict(config)
+    with naming(path): return cls.from_dict(config)
 
 def _bridge_depth(names):
     "Return the number of Q-Former layers that the tensors' names show."
     found = (re.match(r'decoder/(?:self|cross)_attention_layers\.(\d+)\.', name) for name in names)
-    return 1 + max((int(m[1]) for m in found if m), default=0)
+    return max(1, len({int(m[1]) for m in found if m})) # not the largest number, which a damaged file may make huge
 
 def multimodel_config(legacy:MultimodelCheckpoint,
                   clip=None,               # folder, file or hub id of CLIP's configuration (default: the published)
@@ -283,7 +284,7 @@ def _published_tokenizer(tokens:int, # vocabulary of the checkpoint
 
 def _folder_tokenizer(gpt, tokens:int):
     "Load the tokenizer from the folder of GPT-Neo's configuration, with <START> and <END> added."
-    tokenizer = AutoTokenizer.from_pretrained(gpt)
+    with naming(gpt): tokenizer = AutoTokenizer.from_pretrained(gpt, **NO_CODE)
     add_markers(tokenizer)
     if len(tokenizer) == tokens: return tokenizer
     raise ValueError(f'the tokenizer in {gpt} has {len(tokenizer)} tokens with <START> and <END>, '
@@ -291,7 +292,8 @@ def _folder_tokenizer(gpt, tokens:int):
 
 def _clip_processor(clip, size:int): # size in pixels
     "Return the image processor of CLIP's folder, or the published one at the tower's size."
-    if _has_file(clip, 'preprocessor_config.json'): return AutoImageProcessor.from_pretrained(clip, backend='pil')
+    if _has_file(clip, 'preprocessor_config.json'):
+        with naming(clip): return AutoImageProcessor.from_pretrained(clip, backend='pil', **NO_CODE)
     return CLIPImageProcessorPil(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size))
 
 def attach_processors(model:Captioner,
