@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvision.data.coco import CocoData, DataError, NothingUsable, check
-from qvision.data.convert import from_csv, read_rows
+from qvision.data.caption_tables import read_rows
+from qvision.data.coco import CocoData, check
+from qvision.data.convert import from_csv
 from qvision.data.images import ImageError, image_files, load_batches, open_rgb
+from qvision.data.integrity import DataError, NothingUsable
 from qvision.inference.speculative import NgramDrafter
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,10 +1,14 @@
 "The command line, from outside the repository."
 import json
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
 from PIL import Image
 
+from qvision import __version__ as qvision_version
 from qvision.model.captioner import tiny_captioner
 from qvision.inference.kernels import can_compile
 
@@ -164,7 +168,31 @@ def test_explain_writes_a_page_and_a_figure(qvision, boat, tmp_path):
     assert 'an .html file' in refused.stderr
 
 
-def test_runs_list_is_runs(qvision, tmp_path):
+def test_version(qvision, tmp_path):
+    assert qvision('--version', cwd=tmp_path).stdout == f'qvision {qvision_version}\n'
+
+
+def test_help_is_quick(tmp_path):
+    "It loads none of the heavy packages."
+    script = "import sys, qvision.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    heavy = {'torch', 'transformers', 'numpy', 'pandas', 'matplotlib', 'papermill', 'nbformat', 'tqdm'}
+    assert 'typer' in done.stdout.split()
+    assert not heavy & {*done.stdout.split()}
+
+
+def test_runs_outside_a_repository(tmp_path, workplace):
+    command = [str(Path(sys.executable).parent/'qvision'), 'runs']
+    environment = {name: value for name, value in workplace.items() if name != 'QVISION_EXPERIMENTS'}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ''
+    assert done.stderr == (f'qvision: there is no experiments folder here ({tmp_path}/experiments): go into the '
+                           'repository, or set QVISION_EXPERIMENTS to the folder of your runs\n')
+
+
+def test_runs_list_is_runs(qvision, workplace, tmp_path):
+    Path(workplace['QVISION_EXPERIMENTS']).mkdir(exist_ok=True)
     assert qvision('runs', 'list', cwd=tmp_path).stdout == qvision('runs', cwd=tmp_path).stdout
 
 
@@ -177,12 +205,12 @@ def test_caption_says_whose_captions_they_are(qvision, tiny_model, tmp_path):
 
 
 def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypatch):
-    from qvision import cli
-    from qvision.cli import chosen_model
+    from qvision.commands import models
+    from qvision.commands.models import chosen_model
     from qvision.runs.archive import start_run
     from qvision.training.phase import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
-    monkeypatch.setattr(cli, 'SHIPPED', DRAWINGS)
+    monkeypatch.setattr(models, 'SHIPPED', DRAWINGS)
     with pytest.raises(ValueError, match='no finished training run'): chosen_model('latest')
     for later, name in enumerate(('old', 'new', 'broken')):
         run = start_run('train', TrainParameters(), name)
@@ -199,19 +227,19 @@ def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypat
         with pytest.raises(ValueError, match='not both'): chosen_model(run, 'mine')
     for file in (tmp_path/'new/model').iterdir(): file.unlink()
     assert chosen_model('latest') == str(tmp_path/'old/model')
-    monkeypatch.setattr(cli, 'SHIPPED', 'package:nothing')
+    monkeypatch.setattr(models, 'SHIPPED', 'package:nothing')
     with pytest.raises(FileNotFoundError, match='no captioner ships'): chosen_model()
     with pytest.raises(ValueError, match='make it again with: papermill'): chosen_model('new')
 
 
 @pytest.mark.parametrize('params', [{}, dict(name=''), dict(name='none')])
 def test_a_run_without_a_name_gets_one(root, tmp_path, monkeypatch, params):
-    from qvision import cli
+    from qvision.commands import run
     monkeypatch.chdir(root)
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
     given = {}
-    monkeypatch.setattr(cli, '_run_papermill', lambda source, out, params, quiet: given.update(params))
-    out = cli.execute('train', params)
+    monkeypatch.setattr(run, '_run_papermill', lambda source, out, params, quiet: given.update(params))
+    out = run.execute('train', params)
     assert out.parent.name == given['name']
     assert given['name'].startswith('train-')
 

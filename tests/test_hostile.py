@@ -20,6 +20,8 @@ from safetensors.torch import save
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from qvision import cli
+from qvision.commands import run as run_command
+from qvision.commands.runs import HEADLINES
 from qvision.data.download import DownloadError, unpack
 from qvision.inference.speculative import NgramDrafter
 from qvision.layers.backbones import backbone_config, open_part
@@ -318,7 +320,7 @@ def test_a_damaged_run_is_named(qvision, tmp_path, name):
     refused(qvision('runs', 'show', 'one'), str(folder/'run.json'))
 
 
-@pytest.mark.parametrize('kind', cli.HEADLINES)
+@pytest.mark.parametrize('kind', HEADLINES)
 @pytest.mark.parametrize('metrics', [dict(scores=5), dict(scores=dict(x=dict(CIDEr='high')))])
 def test_metrics_of_another_form_are_listed_as_such(qvision, tmp_path, kind, metrics):
     folder = tmp_path/'experiments/one'
@@ -344,7 +346,7 @@ def test_brackets_are_no_markup(qvision, tmp_path):
 @pytest.mark.parametrize('given', ['--name', '-p'])
 def test_a_name_of_a_run_that_is_none(qvision, tmp_path, monkeypatch, name, given):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, '_run_papermill', lambda *args: pytest.fail('it runs'))
+    monkeypatch.setattr(run_command, '_run_papermill', lambda *args: pytest.fail('it runs'))
     args = ('--name', name) if given == '--name' else ('-p', f'name={name}')
     refused(qvision('run', 'train', *args), 'a run is named with')
     assert not files_of(tmp_path)
@@ -353,6 +355,7 @@ def test_a_name_of_a_run_that_is_none(qvision, tmp_path, monkeypatch, name, give
 
 @pytest.mark.parametrize('name', ['../x', 'a/b', '', 'x'*300, '[/x]'])
 def test_a_run_of_that_name_is_not_there(qvision, tmp_path, name):
+    (tmp_path/'experiments').mkdir()
     for command in (('runs', 'show', name), ('runs', 'compare', name, name)):
         refused(qvision(*command), 'there is no run')
     assert not files_of(tmp_path)
@@ -427,7 +430,8 @@ def test_a_published_checkpoint_with_a_damaged_configuration(qvision, tmp_path, 
     assert not (tmp_path/'out').exists()
 
 
-def test_an_error_of_any_kind_is_one_line(qvision, monkeypatch):
+def test_an_error_of_any_kind_is_one_line(qvision, monkeypatch, tmp_path):
+    (tmp_path/'experiments').mkdir()
     for error in (TypeError('odd'), ZeroDivisionError('odd'), MemoryError('odd'), Image.DecompressionBombError('odd'),
                   RecursionError('odd'), ValueError('odd \ud800')):
         def fails(*args, raised=error): raise raised

@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qvision.data.coco import CocoData, DataError, split_images
-from qvision.data.convert import read_rows, read_table, tidy_caption
+from qvision.data.caption_tables import read_rows, read_table
+from qvision.data.coco import CocoData, split_images
+from qvision.data.convert import tidy_caption
 from qvision.data.images import change_caption
+from qvision.data.integrity import DataError
 from qvision.evaluation.chair import SYNONYMS, chair, mentions, singulars, words_of
 from qvision.evaluation.metrics import score
 

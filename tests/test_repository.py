@@ -137,7 +137,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters
     from qvision.training.compare_bridges import BridgesParameters
-    from qvision.training.compare_designs import DesignParameters
+    from qvision.training.designs import DesignParameters
     from qvision.training.phase import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters
@@ -177,7 +177,8 @@ def test_numbers_that_no_run_could_use_are_refused():
     assert checked == set(RANGES), 'a range of no parameter'
 
 
-FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs')
+FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs',
+          'commands')
 
 
 def exported_modules(root)->dict: # module -> (floor, place in the reading order of its folder)

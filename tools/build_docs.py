@@ -15,8 +15,8 @@ from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-from qvision.runs.claims import usual
 from qvision.runs.archive import flatten, list_runs
+from qvision.runs.verdicts import usual
 from qvision.tables import render_table
 
 ROOT = Path(__file__).resolve().parent.parent

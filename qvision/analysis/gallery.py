@@ -192,7 +192,7 @@ def describe(model:Captioner,
             )->Exhibit:
     "Caption a photograph, judge the caption, and explain it."
     if decoding not in DECODINGS: raise ValueError(f'decoding is {" or ".join(DECODINGS)}, not {decoding!r}')
-    captions = {name: model.caption(picture, name)[0] for name in DECODINGS}
+    captions = {name: model.caption(picture, name) for name in DECODINGS}
     found = explain(model, [picture], [captions[decoding]], (method,))[0]
     pixels = load_images([picture], model.image_processor).to(model.device)
     named = object_word(found, photograph)

@@ -17,7 +17,7 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelFo
 from transformers.activations import NewGELUActivation, QuickGELUActivation
 
 from ..config import resolve_backbone
-from ..data.coco import printable
+from ..data.integrity import printable
 from .efficientnet import TOWERS, open_packaged, packaged_config
 
 # %% ../../nbs/layers/02_backbones.ipynb #52d730f2

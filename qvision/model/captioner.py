@@ -8,10 +8,11 @@ __all__ = ['TOGETHER', 'PHRASES', 'DOMAIN', 'CaptionerConfig', 'CaptionerOutput'
            'Captioner', 'tiny_captioner']
 
 # %% ../../nbs/model/02_captioner.ipynb #72eb938b
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,10 +24,12 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelFo
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput, cached_file
 
-from ..config import get_decoding, get_preset, resolve_backbone
+from ..config import get_preset, resolve_backbone
 from ..data.images import load_batches, load_images
 from ..data.tokenizer import add_markers, train_tokenizer
-from ..inference.greedy import greedy_decode
+from ..inference.greedy import caption_length, greedy_decode
+from ..inference.options import CaptionOptions
+from ..inference.scores import score_captions
 from ..inference.speculative import NgramDrafter, can_draft, speculative_decode
 from ..layers.backbones import (NO_CODE, before, blocks_of, lean_activations, naming, open_part, rest_frozen,
                                        tower_state)
@@ -125,6 +128,14 @@ def _is_single(images)->bool:
     "Return whether this is one image: a path, a PIL image or an array (H,W,3)."
     return isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 0) == 3
 
+def _blocks(images, size:int)->Iterator: # lists of images
+    "Yield images that come one by one in lists of this size; a sequence is one block as it is, and is read ahead."
+    if hasattr(images, '__len__') and hasattr(images, '__getitem__'):
+        yield images
+        return
+    coming = iter(images)
+    while block := list(islice(coming, size)): yield block
+
 class CaptioningMixin:
     "Methods that write captions: as ids, for cached features, for images."
     @torch.no_grad()
@@ -147,61 +158,114 @@ class CaptioningMixin:
     def caption_features(self, patch_features:Tensor, # (N,P,Dv)
                          decoding:str='greedy',       # 'greedy', 'beam' or 'published': see `config.decodings`
                          batch_size:int=64,           # images per batch
-                         **overrides)->list[str]:     # overrides: arguments of `generate`
+                         **options)->list:            # options: as of `caption`
         "Caption cached features; `choose_decoder` says how."
-        arguments = get_decoding(decoding, **overrides)
+        wanted = CaptionOptions.of(decoding, **options)
         features = torch.as_tensor(patch_features)
+        prompt = self._prompt(wanted.prompt)
+        arguments = wanted.arguments(self.config.caption_length)
+        if not len(features): return []
+        caption_length(self, len(prompt) - 1 + arguments.get('max_new_tokens', self.config.caption_length))
+        decode = choose_decoder(self, arguments, len(features)) if len(prompt) == 1 else None
+        captions = []
+        for some in features.split(TOGETHER if decode else batch_size):
+            ids, visual_kv = self._decode(some, decode, batch_size, prompt, arguments)
+            captions += self._as_captions(ids, visual_kv, len(prompt), wanted)
+        return captions
+
+    def _prompt(self, prompt:str)->list[int]: # <START> first
+        "Return the ids that captions begin with."
         if self.tokenizer is None:
             raise ValueError("this captioner has no tokenizer: put its decoder's tokenizer.json and "
                              'tokenizer_config.json beside its weights, or import it again with a folder that has '
                              'them (--gpt)')
-        if not len(features): return []
-        decode = choose_decoder(self, arguments, len(features))
-        if decode: parts = self._decode(decode, features, batch_size, arguments.get('max_new_tokens', 0))
-        else: parts = [self.generate(patch_features=x.to(self.device), **arguments) for x in features.split(batch_size)]
-        texts = []
-        for ids in parts: texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        start = self.generation_config.bos_token_id
+        if not prompt: return [start]
+        return self.tokenizer(f'{self.tokenizer.bos_token}{prompt}', add_special_tokens=False).input_ids
 
-    def _decode(self, decode:Callable, features:Tensor, batch_size:int, max_new_tokens:int)->list[Tensor]:
-        "Encode the images in batches, and decode them together."
-        parts = []
-        for some in features.split(TOGETHER):
-            batches = (x.to(self.device) for x in some.split(batch_size)) # one at a time on the device
-            seen = [self.encode_image(patch_features=x)['visual_tokens'] for x in batches]
-            visual_kv = torch.cat([self.fusion.keys_values(tokens) for tokens in seen])
-            ids, _ = decode(self, visual_kv, max_new_tokens=max_new_tokens)
-            parts.append(ids)
-        return parts
+    def _decode(self, features:Tensor,     # (N,P,Dv)
+                decode:Callable|None,      # as `choose_decoder` gives it
+                batch_size:int,            # images that are encoded at once
+                prompt:list[int],          # <START> first
+                arguments:dict)->tuple:    # ids (N·captions,T), visual_kv (N,2,heads,1+Q,D/heads)
+        "Encode images in batches, and decode them together."
+        batches = (x.to(self.device) for x in features.split(batch_size)) # one at a time on the device
+        seen = [self.encode_image(patch_features=x)['visual_tokens'] for x in batches]
+        visual_kv = torch.cat([self.fusion.keys_values(tokens) for tokens in seen])
+        if decode: return decode(self, visual_kv, max_new_tokens=arguments.get('max_new_tokens', 0))[0], visual_kv
+        begun = torch.tensor(prompt, device=visual_kv.device).expand(len(visual_kv), -1)
+        return self.generate(visual_tokens=torch.cat(seen), input_ids=begun, **arguments), visual_kv
 
-    def caption(self, images, # one or a list of: path, PIL image, array (H,W,3) uint8
+    def _as_captions(self, ids:Tensor, visual_kv:Tensor, start:int, wanted:CaptionOptions)->list: # one per image
+        "Return captions as text, scored where asked; several of one image as a list."
+        n = len(ids)//len(visual_kv) # captions per image
+        if wanted.scores: captions = score_captions(self, visual_kv.repeat_interleave(n, 0), ids, start)
+        else: captions = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        if wanted.num_captions == 1: return captions
+        return [captions[k:k + n] for k in range(0, len(captions), n)]
+
+    def stream(self, images,           # any iterable of: path, PIL image, array (H,W,3) uint8
+               decoding:str='greedy',  # 'greedy', 'beam' or 'published': see `config.decodings`
+               batch_size:int=32,      # images per batch
+               # called with (index, error) for an image that cannot be read, which is then left out
+               skip=None,              # where None, such an image is an error
+               seen=None,              # called per batch with (indices, patch features (B,P,Dv)), see `domain`
+               together:int=0,         # images whose captions are decoded together (default: a batch)
+               **options               # as of `caption`
+              )->Iterator[tuple]:      # (index, what `caption` returns for an image)
+        "Yield captions as batches finish, in the order of the images; memory does not grow with their number."
+        wanted = CaptionOptions.of(decoding, **options) # an error now, not with the first caption
+        wanted.arguments(self.config.caption_length)
+        images = [images] if _is_single(images) else images
+        return self._stream(images, decoding, batch_size, skip, seen, together, options)
+
+    def _batches(self, images, batch_size:int, skip)->Iterator[tuple]: # indices and pixels, as of `load_batches`
+        "Load batches of an iterable of images."
+        first = 0 # image of the block
+        for block in _blocks(images, batch_size):
+            def skipped(i, error): skip(first + i, error)
+            for kept, pixels in load_batches(block, self.image_processor, batch_size, skip and skipped):
+                yield [first + i for i in kept], pixels
+            first += len(block)
+
+    def _stream(self, images, decoding, batch_size, skip, seen, together, options)->Iterator[tuple]:
+        rows, parts = [], [] # images whose features are computed, and these features
+        def flush():
+            captions = self.caption_features(torch.cat(parts), decoding, batch_size, **options)
+            done = list(zip(rows, captions))
+            rows.clear()
+            parts.clear()
+            return done
+
+        for kept, pixels in self._batches(images, batch_size, skip):
+            with torch.no_grad(): features = self.patch_features(pixels.to(self.device))
+            if seen: seen(kept, features)
+            rows += kept
+            parts.append(features)
+            if len(rows) >= together: yield from flush()
+        if rows: yield from flush()
+
+    def caption(self, images, # one or any iterable of: path, PIL image, array (H,W,3) uint8
                 decoding:str='greedy', # 'greedy', 'beam' or 'published': see `config.decodings`
                 batch_size:int=32,     # images per batch
                 # called with (index, error) for an image that cannot be read, whose caption is then None
                 skip=None,             # where None, such an image is an error
                 progress=None,         # called with the number of images that were captioned
                 seen=None,             # called per batch with (indices, patch features (B,P,Dv)), see `domain`
-                **overrides)->list[str]: # overrides: arguments of `generate`
-        "Caption images; the next batch is read while one is computed."
-        images = [images] if _is_single(images) else list(images)
-        captions = [None]*len(images)
-        rows, parts = [], [] # images whose features are computed, and these features
-
-        def flush():
-            texts = self.caption_features(torch.cat(parts), decoding, batch_size, **overrides)
-            for row, text in zip(rows, texts): captions[row] = text
-            if progress: progress(len(rows))
-            rows.clear()
-            parts.clear()
-
-        for kept, pixels in load_batches(images, self.image_processor, batch_size, skip):
-            features = self.patch_features(pixels.to(self.device))
-            if seen: seen(kept, features)
-            rows += kept
-            parts.append(features)
-            if len(rows) >= TOGETHER: flush()
-        if rows: flush()
-        return captions
+                # num_captions, min_length, max_length, no_repeat_ngram, prompt and scores: see `CaptionOptions`;
+                # others are arguments of `generate`
+                **options
+               ): # per image a string, or a `ScoredCaption`; where num_captions is above 1, a list of them
+        "Caption images, one by itself or several as a list; the next batch is read while one is computed."
+        captions = {}
+        def skipped(i, error):
+            captions[i] = None
+            skip(i, error)
+        finished = self.stream(images, decoding, batch_size, skip and skipped, seen, TOGETHER, **options)
+        for i, caption in finished:
+            captions[i] = caption
+            if progress: progress(1)
+        return captions[0] if _is_single(images) else [captions[i] for i in range(len(captions))]
 
 # %% ../../nbs/model/02_captioner.ipynb #c8d462f0
 _CHOICES = ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj',

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, GPTNeoConfig
 
 from ..config import get_preset
-from ..data.coco import read_json
+from ..data.integrity import read_json
 from ..data.tokenizer import add_markers
 from ..layers.backbones import NO_CODE, naming, open_part
 from .captioner import Captioner, CaptionerConfig, captioner_config, set_special_tokens

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.coco import DataError
+from ..data.integrity import DataError
 from ..data.convert import tidy_caption
 from ..data.tokenizer import encode_captions
 from .phase import validation_loss
