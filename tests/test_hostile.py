@@ -27,7 +27,7 @@ from qvision.inference.speculative import NgramDrafter
 from qvision.layers.backbones import backbone_config, open_part
 from qvision.layers.domain import Domain
 from qvision.model.captioner import Captioner, tiny_captioner
-from qvision.model.multimodel import read_multimodel
+from qvision.model.multimodel import MultimodelCheckpoint, multimodel_config, read_multimodel
 from qvision.runs.archive import Run, run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -428,6 +428,13 @@ def test_a_published_checkpoint_with_a_damaged_configuration(qvision, tmp_path, 
     (folder/'config.json').write_text(PUBLISHED[name])
     refused(qvision('import-multimodel', 'published', 'out'))
     assert not (tmp_path/'out').exists()
+
+
+def test_a_published_checkpoint_of_a_billion_layers():
+    sizes = dict(embed_size=1024, vocab_size=9, num_img_tokens=9)
+    legacy = MultimodelCheckpoint('file.pth', sizes, {'decoder/self_attention_layers.999999999.x': None})
+    with pytest.raises(ValueError) as caught: multimodel_config(legacy)
+    assert 'layer 999,999,999' in one_line(caught.value, 'file.pth')
 
 
 def test_an_error_of_any_kind_is_one_line(qvision, monkeypatch, tmp_path):

@@ -240,10 +240,14 @@ def read_backbone(cls,  # class of the configuration: CLIPConfig or GPTNeoConfig
         raise ValueError(f'{path} is of model_type {found!r}, but {cls.model_type!r} is needed')
     with naming(path): return cls.from_dict(config)
 
-def _bridge_depth(names):
+_MOST_LAYERS = 100 # of a Q-Former; a damaged file may name any number
+
+def _bridge_depth(legacy)->int:
     "Return the number of Q-Former layers that the tensors' names show."
-    found = (re.match(r'decoder/(?:self|cross)_attention_layers\.(\d+)\.', name) for name in names)
-    return max(1, len({int(m[1]) for m in found if m})) # not the largest number, which a damaged file may make huge
+    found = (re.match(r'decoder/(?:self|cross)_attention_layers\.(\d+)\.', name) for name in legacy.tensors)
+    depth = 1 + max((int(m[1]) for m in found if m), default=0)
+    if depth <= _MOST_LAYERS: return depth
+    raise ValueError(f'{legacy.source} names a tensor of Q-Former layer {depth - 1:,}: it is damaged')
 
 def multimodel_config(legacy:MultimodelCheckpoint,
                   clip=None,               # folder, file or hub id of CLIP's configuration (default: the published)
@@ -259,7 +263,7 @@ def multimodel_config(legacy:MultimodelCheckpoint,
                          f'has {text.hidden_size}: name its configuration (--gpt)')
     # the published code adds <START> and <END> after the backbone was configured
     text.vocab_size = legacy.sizes['vocab_size']
-    changes = dict(num_queries=legacy.sizes['num_img_tokens'], bridge_layers=_bridge_depth(legacy.tensors),
+    changes = dict(num_queries=legacy.sizes['num_img_tokens'], bridge_layers=_bridge_depth(legacy),
                    image_size=vision.vision_config.image_size)
     # backbones that are not the published ones must not carry the preset's names
     if clip or gpt: changes |= dict(encoder='', decoder='')
