@@ -27,7 +27,8 @@ from qvision.inference.speculative import NgramDrafter
 from qvision.layers.backbones import backbone_config, open_part
 from qvision.layers.domain import Domain
 from qvision.model.captioner import Captioner, tiny_captioner
-from qvision.model.multimodel import MultimodelCheckpoint, multimodel_config, read_multimodel
+from qvision.model.multimodel import multimodel_config
+from qvision.model.multimodel_layout import MultimodelCheckpoint, read_multimodel
 from qvision.runs.archive import Run, run_folder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'DECODINGS', 'Photograph', 'open_photograph', 'subject_word', 'word_probabilities', 'alternatives',
-           'visual_words', 'object_word', 'Exhibit', 'describe', 'finding', 'exhibit_figure', 'word_rows',
-           'alternatives_line', 'GalleryParameters']
+           'object_word', 'Exhibit', 'describe', 'finding', 'exhibit_figure', 'word_rows', 'alternatives_line',
+           'GalleryParameters']
 
 # %% ../../nbs/analysis/04_gallery.ipynb #982b9912
 import textwrap
 from dataclasses import dataclass, field
 from importlib import import_module
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .attribution import METHODS, Word, WordMaps, explain, object_words, score_tokens, words_of_ids
-from .visualize import overlay
+from .attribution import (METHODS, Word, WordMaps, bare, explain, has_letters, object_words,
+                                          score_tokens, words_of_ids)
+from .visualize import overlay, visual_words
 from ..data.images import load_images, open_rgb
 from ..evaluation.chair import singulars, words_of
 from ..model.captioner import Captioner
@@ -69,16 +69,12 @@ def subject_word(caption:str,
     return None
 
 # %% ../../nbs/analysis/04_gallery.ipynb #d2ad1e14
-def _bare(text:str)->str: return text.strip('.,;:!?"')
-
-def _has_letters(text:str)->bool: return any(c.isalnum() for c in text)
-
 def _probability(tokenizer,
                  scores:Tensor,  # (T-1,) log-probabilities
                  ids:list[int],  # (T,)
                  word:Word)->float:
     tokens = list(word.tokens)
-    while len(tokens) > 1 and not _has_letters(tokenizer.decode([ids[tokens[-1]]])): tokens.pop()
+    while len(tokens) > 1 and not has_letters(tokenizer.decode([ids[tokens[-1]]])): tokens.pop()
     return scores[[t - 1 for t in tokens]].sum().exp().item() # the first score belongs to token 1
 
 def word_probabilities(model:Captioner,
@@ -115,20 +111,13 @@ def alternatives(model:Captioner,
     others = {}
     for row, row_scores in zip(ids.tolist(), scores):
         for word in words_of_ids(model.tokenizer, row):
-            if word.tokens[0] != start or not _has_letters(word.text): continue
-            text = _bare(word.text)
+            if word.tokens[0] != start or not has_letters(word.text): continue
+            text = bare(word.text)
             others[text] = max(others.get(text, 0), _probability(model.tokenizer, row_scores, row, word))
-    others.pop(_bare(found.words[k].text), None)
+    others.pop(bare(found.words[k].text), None)
     return sorted(others.items(), key=lambda other: -other[1])[:most]
 
 # %% ../../nbs/analysis/04_gallery.ipynb #174196bc
-def visual_words(found:WordMaps,
-                 most:int=6,
-                )->list[int]: # indices, in the order of the caption
-    "Return the words that need the image most; a punctuation mark is none."
-    words = [k for k in np.argsort(-found.visual, kind='stable').tolist() if _has_letters(found.words[k].text)]
-    return sorted(words[:most])
-
 def object_word(found:WordMaps,
                 photograph:Photograph,
                )->int|None: # index of the word; None in an empty caption
@@ -244,7 +233,7 @@ def exhibit_figure(exhibit:Exhibit,
     photo.set_title('\n'.join(lines), fontsize=8.5, loc='left')
     # 3. the maps
     for place, k in enumerate(exhibit.shown):
-        word = _bare(exhibit.found.words[k].text)
+        word = bare(exhibit.found.words[k].text)
         ax = fig.add_subplot(grid[place//columns, 1 + place % columns], anchor='N')
         overlay(ax, exhibit.picture, exhibit.found.maps[exhibit.method][k], processor,
                 f'{word} ({exhibit.probabilities[k]:.0%})')
@@ -254,14 +243,14 @@ def exhibit_figure(exhibit:Exhibit,
 # %% ../../nbs/analysis/04_gallery.ipynb #1cc88f94
 def word_rows(exhibit:Exhibit)->list[dict]: # one per word
     "Return each word's probability, and how much its log-probability gains from the image (nats)."
-    return [dict(word=_bare(word.text) or word.text, probability=p, gained=float(gained))
+    return [dict(word=bare(word.text) or word.text, probability=p, gained=float(gained))
             for word, p, gained in zip(exhibit.found.words, exhibit.probabilities, exhibit.found.visual)]
 
 def alternatives_line(exhibit:Exhibit)->str:
     "Return the object word and what else might have stood there, with probabilities, as a line of text."
     k = exhibit.object_word
     if k is None: return 'the caption is empty'
-    chosen = f'{_bare(exhibit.found.words[k].text)} {exhibit.probabilities[k]:.1%}'
+    chosen = f'{bare(exhibit.found.words[k].text)} {exhibit.probabilities[k]:.1%}'
     others = ', '.join(f'{text} {p:.1%}' for text, p in exhibit.alternatives)
     return f'{chosen}; alternatives: {others or "none"}'
 

@@ -9,18 +9,25 @@ __all__ = ['CLAIMS', 'ClaimsParameters']
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .rules import (judge_alignment, judge_blip2, judge_clustering, judge_clutter, judge_discriminative,
-                                judge_distinguishes, judge_footprint, judge_freezing, judge_frozen,
-                                judge_hallucination, judge_latency, judge_llava, judge_orchestrator, judge_phases,
-                                judge_plugged, judge_pointing, judge_progressive, judge_published_table,
-                                judge_queries, judge_sees, judge_training)
-from .verdicts import Claim, evaluation, newest
+from .rules import (judge_alignment, judge_blip2, judge_clustering, judge_clutter, judge_coco,
+                                judge_discriminative, judge_distinguishes, judge_footprint, judge_freezing,
+                                judge_frozen, judge_hallucination, judge_latency, judge_llava, judge_orchestrator,
+                                judge_phases, judge_plugged, judge_pointing, judge_progressive, judge_published_table,
+                                judge_queries, judge_sees, judge_small_latency, judge_training)
+from .verdicts import Claim, evaluation, finished, newest
 
 # %% ../../nbs/runs/07_claims.ipynb #84612782
 def _newest(kind:str)->Callable: # for Claim.runs
     "Return a function that looks for the newest usual run of a kind, as `m`."
     def look(): return dict(m=newest(kind))
     return look
+
+def _named(**names:str)->Callable: # for Claim.photographs
+    "Return a function that looks for finished runs by name."
+    def look(): return {key: finished(name) for key, name in names.items()}
+    return look
+
+_TOKENS = _named(m='photo-token-similarity')
 
 # %% ../../nbs/runs/07_claims.ipynb #dd5e2aaa
 _FEATURES = [
@@ -31,7 +38,8 @@ _FEATURES = [
     Claim('Features', 'Learnable query tokens extract relevant visual information',
           test='CIDEr against the same captioner with another image\'s features, at least 3 times',
           runs=lambda: dict(m=evaluation(2)),
-          judge=judge_sees),
+          judge=judge_sees,
+          photographs=_named(m='photo-phase3-test2017')),
     Claim('Features', 'Significantly smaller than most vision-language models',
           test='parameters of five peers at full size, counted: more of them larger than smaller to hold',
           runs=_newest('benchmark'),
@@ -39,7 +47,9 @@ _FEATURES = [
     Claim('Features', 'Low latency, suitable for real-time applications (about 50 ms)',
           test='time per caption on a graphics card, at most 50 ms; the published figure names no machine',
           runs=_newest('benchmark'),
-          judge=judge_latency),
+          judge=judge_latency,
+          photographs=_named(m='gallery-photo'),
+          judge_photographs=judge_small_latency),
     Claim('Features', 'Simple API for captioning and analysis',
           test='no figure follows from it; the README\'s lines are run by a test')]
 
@@ -48,17 +58,21 @@ _ARCHITECTURE = [
     Claim('Architecture', 'Attention weights highlight relevant objects for specific caption words',
           test='pointing game of composed attention on instances: 3 times chance, and above a map of the centre',
           runs=_newest('attention'),
-          judge=judge_pointing),
+          judge=judge_pointing,
+          photographs=_named(m='photo-attention')),
     Claim('Architecture', 'Query tokens attend to semantically meaningful regions',
           test='attention on objects over their share of the image, token by token',
           runs=_newest('token_similarity'),
-          judge=judge_queries)]
+          judge=judge_queries,
+          photographs=_TOKENS)]
 
 # %% ../../nbs/runs/07_claims.ipynb #699480a7
 _PERFORMANCE = [
     Claim('Performance', 'Strong captions on COCO with significantly fewer parameters',
           test='needs COCO and pretrained weights, which a machine without a network does not have: '
-               '`qvision data coco`, preset base'),
+               '`qvision data coco`, preset base; beside it, the small captioner that ships on a slice of COCO',
+          photographs=_named(m='photo-coco-val2017'),
+          judge_photographs=judge_coco),
     Claim('Performance', '5 times faster than BLIP-2 (~7B)',
           test='twenty tokens of one image, both at full size, own fastest precision, interleaved',
           runs=_newest('benchmark'),
@@ -84,7 +98,8 @@ _TRAINING = [
     Claim('Training', 'Phase 2 refines what phase 1 learnt',
           test='CIDEr on val2017 after either phase, five beams: intervals apart to hold fully',
           runs=lambda: dict(one=evaluation(1), two=evaluation(2)),
-          judge=judge_phases)]
+          judge=judge_phases,
+          photographs=_named(one='photo-phase1-val2017', two='photo-phase2-val2017'))]
 
 # %% ../../nbs/runs/07_claims.ipynb #e0f5f60c
 _POWER = [
@@ -118,23 +133,28 @@ _SIMILARITY = [
           test='captions without it lose more than without any query; '
                'correlation alone is no evidence of orchestration',
           runs=_newest('token_similarity'),
-          judge=judge_orchestrator),
+          judge=judge_orchestrator,
+          photographs=_TOKENS),
     Claim('Similarity', 'Average discriminative power 0.52',
           test='the published definition on this captioner',
           runs=_newest('token_similarity'),
-          judge=judge_discriminative),
+          judge=judge_discriminative,
+          photographs=_TOKENS),
     Claim('Similarity', 'The global token distinguishes images',
           test='finding another crop of the same image; better than the mean query to hold fully',
           runs=_newest('token_similarity'),
-          judge=judge_distinguishes),
+          judge=judge_distinguishes,
+          photographs=_TOKENS),
     Claim('Similarity', 'Discriminative power is higher for distinctive subjects, lower for cluttered scenes',
           test='rank correlation with recorded clutter, below 0 to hold',
           runs=_newest('token_similarity'),
-          judge=judge_clutter),
+          judge=judge_clutter,
+          photographs=_TOKENS),
     Claim('Similarity', 'Attention clusters semantically: related concepts receive similar patterns',
           test='token preferences of categories of one kind against those of other kinds',
           runs=_newest('token_similarity'),
-          judge=judge_clustering),
+          judge=judge_clustering,
+          photographs=_TOKENS),
     Claim('Similarity', 'Similarities evolve from random to structured during training',
           test='recorded during real training: CKA with the last step rises from below 0.9, and images come further '
                'apart; one of the two to hold in part',
