@@ -80,13 +80,20 @@ def import_multimodel(
     console.print(f'written: {out}')
 
 # %% ../nbs/90_cli.ipynb #24c1c111
+def _message(error:Exception)->str:
+    "Return what an error says; its type too, where it is one of those that no module here raises on purpose."
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) # a KeyError quotes its text
+    if not isinstance(error, (ValueError, OSError, RuntimeError, KeyError)):
+        text = f'{type(error).__name__}: {text} (--debug shows where)'
+    return text.encode(errors='backslashreplace').decode() # a terminal can show it
+
 def main():
-    "Run the command line: errors in one line, unless --debug is given."
+    """Run the command line: errors in one line, unless --debug is given. The exit status is 0 where all is done, 1
+    after an error or where something was left out, 2 for wrong options, 130 after Ctrl-C."""
     args = join_pairs(sys.argv[1:])
     sys.argv[1:] = [a for a in args if a != '--debug']
     try: app()
-    except (ValueError, OSError, RuntimeError, KeyError) as e:
+    except Exception as e:
         if '--debug' in args: raise
-        message = e.args[0] if isinstance(e, KeyError) and e.args else e # a KeyError puts its text in quotes
-        errors.print(f'qvision: {message}', style='red', highlight=False, markup=False, soft_wrap=True)
+        errors.print(f'qvision: {_message(e)}', style='red', highlight=False, soft_wrap=True)
         sys.exit(1)

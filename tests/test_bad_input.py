@@ -1,6 +1,8 @@
 "Broken input of many kinds: each is named in one line with its reason, and the rest goes on."
 import json
 import logging
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,15 @@ def png_bomb(folder):
     return (folder/'source.png').read_bytes()
 
 
+def png_of(width, height): # a small PNG whose header claims this size, with the right checksum
+    def write(folder):
+        content = bytearray(saved(folder, 'png'))
+        content[16:24] = struct.pack('>II', width, height)
+        content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+        return bytes(content)
+    return write
+
+
 def of_floats(value):
     def write(folder):
         Image.fromarray(np.array([[0, value]], np.float32)).save(folder/'source.tif')
@@ -89,6 +100,14 @@ IMAGES = { # name -> (content, reason)
     'bomb.png': (png_bomb, 'too large: 400 megapixels, limit 179'),
     'bomb.gif': (bomb('gif', 6, 2), 'too large: 400 megapixels, limit 179'),
     'bomb.bmp': (bomb('bmp', 18, 4), 'too large: 400 megapixels, limit 179'),
+    'bomb.ppm': (lambda _: b'P6 99999999 99999999 255\n', 'too large'),
+    'wide.png': (png_of(2**31 - 1, 1), 'too large: 2147 megapixels'),
+    'nothing.png': (png_of(0, 0), ''),
+    'flat.png': (png_of(5, 0), ''),
+    'nothing.gif': (lambda _: b'GIF89a' + bytes(20), ''),
+    'nothing.bmp': (lambda _: b'BM' + bytes(60), ''),
+    'nothing.ppm': (lambda _: b'P6 0 0 255\n', ''),
+    'negative.ppm': (lambda _: b'P6 -5 5 255\n', ''),
     'nan.tif': (of_floats(np.nan), 'NaN or infinite'),
     'infinite.tif': (of_floats(-np.inf), 'NaN or infinite'),
 }
@@ -242,6 +261,10 @@ RECORDS = { # what is wrong -> (change, kind of fault, images that are left of 3
     'box as polygon': (changed('instances annotations', segmentation=[[1, 1, 5, 5]]), 'no_mask', 3, 2),
     'odd polygon': (changed('instances annotations', segmentation=[[1, 1, 5, 5, 9, 9, 3]]), 'no_mask', 3, 2),
     'flat polygon': (changed('instances annotations', segmentation=[1, 1, 5, 1, 5, 5]), 'no_mask', 3, 2),
+    'polygon of a number with 400 digits': (changed('instances annotations', segmentation=[[1, 1, 10**400, 1, 5, 5]]),
+                                            'no_mask', 3, 2),
+    'runs of a fraction': (changed('instances annotations', segmentation=dict(size=[30., 40.], counts='0`U1')),
+                           'no_mask', 3, 2),
     'endless polygon': (changed('instances annotations', segmentation=[[1, 1, 1e12, 1, 5, 5]]), 'no_mask', 3, 2),
     'runs too short': (changed('instances annotations', segmentation=dict(size=[30, 40], counts=[9])),
                        'no_mask', 3, 2),
@@ -265,6 +288,23 @@ def test_a_broken_record_is_left_out_and_named(tmp_path, wrong):
     for image in data.images:
         for annotation in image.annotations: assert data.mask(annotation).sum() > 0
     assert not check(tmp_path, progress=False)[0].ok
+
+
+@pytest.mark.parametrize('categories', [5, 'cup', {}, True])
+def test_categories_that_are_no_list(tmp_path, categories):
+    captions, instances = sound(tmp_path)
+    write(tmp_path, captions, instances | dict(categories=categories))
+    data = CocoData(tmp_path, 'val2017', progress=False)
+    assert (len(data), data.report.instances) == (3, 3)
+    assert data[0].annotations[0]['category'] == '1' # its number
+
+
+def test_sides_as_fractions_are_whole(tmp_path):
+    captions, instances = sound(tmp_path)
+    for image in captions['images']: image |= dict(width=40., height=30.)
+    write(tmp_path, captions, instances)
+    data = CocoData(tmp_path, 'val2017', strict=True, progress=False)
+    assert data.mask(data[0].annotations[0]).shape == (30, 40)
 
 
 def test_run_lengths_are_a_mask(tmp_path):
@@ -318,6 +358,14 @@ TABLES = { # name -> (content, reason)
     'broken.jsonl': ('{"file": "a.png", "caption": "A"}\n{', 'line 2 is not JSON'),
     'number.jsonl': ('{"file": "a.png", "caption": 5}', "'caption' is missing or no text"),
     'half.jsonl': ('{"file": "a.png", "caption": "\\ud800"}', 'not valid Unicode'),
+    'zeros.csv': (bytes(200), "no column 'file'"),
+    'zeros.tsv': (bytes(200), "no column 'file'"),
+    'nameless.jsonl': ('{"file": "", "caption": "A"}', 'a caption without a file name'),
+    'list.jsonl': ('{"file": "a.png", "caption": ["A"]}', "'caption' is missing or no text"),
+    'null.json': ('[null]', 'is not a record'),
+    'deep.jsonl': ('{"a":'*100_000, 'nested too deeply'),
+    'large.csv': ('file,caption\na.png,' + 'x'*200_000, 'field larger than field limit'),
+    'picture.csv': (b'\x89PNG\r\n\x1a\n' + bytes(50), 'is not UTF-8'),
     'latin.csv': ('file,caption\na.png,un café\n'.encode('cp1252'), 'is not UTF-8'),
 }
 

@@ -1,12 +1,13 @@
 """Build the docs site from the notebooks with their saved outputs and from archived runs: nbdev's processing, rendered
 by smalldocs. No Quarto, no network."""
+import html
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import nbformat
 from nbdev.config import get_config
@@ -92,26 +93,38 @@ def write_generated()->None:
         nbformat.write(nb, page)
 
 
+def as_text(value): # numbers stay what they are
+    "Return a value from a run as Markdown that shows it: no tag in it is HTML, no quote ends an attribute."
+    if isinstance(value, (int, float)): return value
+    return html.escape(str(value)).replace('`', '&#96;').replace('[', '&#91;')
+
+
+def as_code(command)->str:
+    "Return a command as code, in which Markdown and HTML mean nothing."
+    return '`' + str(command).replace('`', "'") + '`'
+
+
 def _facts(run)->list[tuple]: # (name, value)
     info = run.info
-    parent = f'[{info["parent"]}]({info["parent"]}.html)' if info.get('parent') else ''
+    parent = as_text(info.get('parent') or '')
+    if parent: parent = f'[{parent}]({quote(info["parent"])}.html)'
     memory = f'{info["peak_memory_mb"]} MB' if 'peak_memory_mb' in info else ''
-    machine = f'{info["machine"]["processor"]}, {info["machine"]["cores"]} cores'
-    return [('kind', info['kind']),
-            ('status', run.status),
+    machine = as_text(f'{info["machine"]["processor"]}, {info["machine"]["cores"]} cores')
+    return [('kind', as_text(info['kind'])),
+            ('status', as_text(run.status)),
             ('continues or evaluates', parent),
-            ('started', info['started']),
+            ('started', as_text(info['started'])),
             ('seconds', info.get('seconds', '')),
             ('peak memory', memory),
             ('machine', machine),
-            ('data', info.get('data', {}).get('path', '')),
-            ('made again by', f'`{info["command"]}`')]
+            ('data', as_text(info.get('data', {}).get('path', ''))),
+            ('made again by', as_code(info['command']))]
 
 
 def _short_metrics(run)->list[tuple]: # (name, value), the first 150, without long texts
     rows = []
     for name, value in flatten(run.metrics).items():
-        if not isinstance(value, str) or len(value) < 200: rows.append((name, value))
+        if not isinstance(value, str) or len(value) < 200: rows.append((as_text(name), as_text(value)))
     return rows[:150]
 
 
@@ -119,16 +132,19 @@ def run_page(run)->str:
     "Return the page of a run: parameters, data, metrics, figures."
     figures = run.path/'figures'
     files = sorted(figures.glob('*.png')) + sorted(figures.glob('*.gif'))
-    images = [f'![{f.stem.replace("_", " ")}](../experiments/{run.name}/figures/{f.name})' for f in files]
-    parts = [f'---\ntitle: {run.name}\n---', render_table(_facts(run), ['', '']), *images,
-             '## Parameters', render_table(run.params.items(), ['parameter', 'value']),
+    folder = f'../experiments/{quote(run.name)}/figures'
+    images = [f'![{as_text(f.stem.replace("_", " "))}]({folder}/{quote(f.name)})' for f in files]
+    params = [(as_text(name), as_text(value)) for name, value in run.params.items()]
+    parts = [f'---\ntitle: {as_text(run.name)}\n---', render_table(_facts(run), ['', '']), *images,
+             '## Parameters', render_table(params, ['parameter', 'value']),
              '## Metrics', render_table(_short_metrics(run), ['metric', 'value'])]
     return '\n\n'.join(parts) + '\n'
 
 
 def _thumbnail(run)->str: # the run's first figure; nothing where it has none
     for file in sorted((run.path/'figures').glob('*.png')):
-        return f'<img src="experiments/{run.name}/figures/{file.name}" alt="{file.stem}" width="220">'
+        source = f'experiments/{quote(run.name)}/figures/{quote(file.name)}'
+        return f'<img src="{source}" alt="{html.escape(file.stem)}" width="220">'
     return ''
 
 
@@ -138,10 +154,10 @@ def write_run_pages(runs)->None:
     for run in runs: (PROC/f'archive/{run.name}.md').write_text(run_page(run), encoding='utf8')
     rows = []
     for run in reversed(runs):
-        data = run.info.get('data', {}).get('path', '')
+        data = as_text(run.info.get('data', {}).get('path', ''))
         seconds = f'{run.info.get("seconds", 0):.0f}'
-        link = f'[{run.name}](archive/{run.name}.html)'
-        rows.append((link, run.info['kind'], run.status, data, seconds, _thumbnail(run)))
+        link = f'[{as_text(run.name)}](archive/{quote(run.name)}.html)'
+        rows.append((link, as_text(run.info['kind']), as_text(run.status), data, seconds, _thumbnail(run)))
     head = ('---\ntitle: Archived runs\n'
             'description: Every run that is in the repository, newest first.\n---\n\n')
     text = head + render_table(rows, ['run', 'kind', 'status', 'data', 'seconds', '']) + '\n'

@@ -52,7 +52,7 @@ def overlay(ax,                # of matplotlib
     highest = np.nanmax(shown)
     ax.imshow(image.convert('L'), cmap='gray', vmin=-100, vmax=355)
     ax.imshow(shown/max(highest, 1e-12), cmap='magma', alpha=.6, vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, parse_math=False) # a $ is a $
     ax.axis('off')
 
 # %% ../../nbs/analysis/03_visualize.ipynb #895b5840
@@ -120,7 +120,7 @@ def explain_html(image,                  # path, PIL image or array
     note = (f'Move over a word: what stays bright is where it comes from ({method}). '
             'The more coloured a word, the more it needs the image.')
     return _PAGE.format(title=html.escape(title), words=''.join(buttons), image=_data_uri(picture),
-                        maps=''.join(layers), caption=html.escape(found.caption), note=note)
+                        maps=''.join(layers), caption=html.escape(found.caption), note=html.escape(note))
 
 # %% ../../nbs/analysis/03_visualize.ipynb #cd5de7c2
 def visual_words(found:WordMaps,
@@ -147,7 +147,7 @@ def explain_figure(image,                  # path, PIL image or array
     axes[0, 0].axis('off')
     for ax, k in zip(axes[0, 1:], chosen):
         overlay(ax, picture, found.maps[method][k], processor, bare(found.words[k].text))
-    fig.suptitle(found.caption, fontsize=10)
+    fig.suptitle(found.caption, fontsize=10, parse_math=False)
     return fig
 
 def write_explanation(model:Captioner,

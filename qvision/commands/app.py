@@ -23,8 +23,9 @@ data_app = typer.Typer(help='Make, fetch and check data sets.', no_args_is_help=
 runs_app = typer.Typer(help='The archive of runs.', invoke_without_command=True)
 app.add_typer(data_app, name='data')
 app.add_typer(runs_app, name='runs')
-console = Console(width=None if sys.stdout.isatty() else 160) # a pipe has no width of its own
-errors = Console(stderr=True)
+# what is printed comes from outside: [x] and :x: in it are no markup; a pipe has no width of its own
+console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 # %% ../../nbs/commands/01_app.ipynb #37663024
 Quiet = Annotated[bool, typer.Option(

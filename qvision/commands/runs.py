@@ -75,8 +75,12 @@ def _headline(run)->str:
     "Return the most important figures of a run; of one without metrics its error."
     m = run.metrics
     tell = HEADLINES.get(run.info['kind'])
-    if m and tell: return tell(m)
-    losses = ', '.join(f'{k} {m[k]:.3f}' for k in ('final_loss', 'validation_loss') if k in m)
+    if m and tell:
+        try: return tell(m)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            return f'metrics.json is not that of a run of kind {run.info["kind"]}'
+    known = (k for k in ('final_loss', 'validation_loss') if isinstance(m.get(k), float))
+    losses = ', '.join(f'{k} {m[k]:.3f}' for k in known)
     return losses or run.info.get('error', '')
 
 # %% ../../nbs/commands/03_runs.ipynb #65c79cd6

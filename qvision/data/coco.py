@@ -144,7 +144,11 @@ class CocoData:
 
     def _instances(self, content, known, id_type): # image id -> instances; sets `coco` and `categories`
         # 1. the records that are complete
-        categories = usable_records(content.get('categories') or [], 'category', self.report)
+        categories = content.get('categories') or []
+        if not isinstance(categories, list):
+            self._fault('malformed', 'categories is not a list')
+            categories = []
+        categories = usable_records(categories, 'category', self.report)
         self.categories = {c['id']: c['name'] for c in categories}
         instances = usable_records(content['annotations'], 'instance', self.report)
         instances = records_of_one_type(instances, 'image_id', id_type, self.report, 'instance')
@@ -175,6 +179,8 @@ class CocoData:
             if isinstance(record, dict) and type(record.get('id')) in ID_TYPES: own.setdefault(record['id'], record)
         for image_id, record in own.items():
             if image_id in images and recorded_size(record): images[image_id] = images[image_id] | record
+        for image_id, record in images.items(): # 40.0, as some libraries write sides, is 40
+            if size := recorded_size(record): images[image_id] = record | dict(height=size[0], width=size[1])
         return images
 
     def _captioned(self, entries, texts):

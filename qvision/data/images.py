@@ -218,7 +218,8 @@ def change_caption(caption:str,
     "Exchange left and right in the caption of a mirrored view."
     if not _parse_view(view)[1]: return caption
     def other(match):
-        word = _SIDES[match[0].lower()]
+        word = _SIDES.get(match[0].lower())
+        if word is None: return match[0] # rıght, without a dot: Python takes it for the same but for its case
         return word.capitalize() if match[0][0].isupper() else word
     return re.sub(r'\b(?:left|right)\b', other, caption, flags=re.IGNORECASE)
 

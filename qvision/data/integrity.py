@@ -12,7 +12,6 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -257,11 +256,13 @@ def _polygon_problem(polygon, height:int, width:int)->str|None:
     if len(polygon) < 6 or len(polygon) % 2: return f'a polygon has {len(polygon)} coordinates'
     if not all(type(c) in (int, float) for c in polygon): return 'a coordinate is no number'
     side = max(height, width)
-    inside = all(math.isfinite(c) for c in polygon) and -side <= min(polygon) and max(polygon) <= 2*side
+    inside = all(-side <= c <= 2*side for c in polygon)
     return None if inside else 'a polygon leads far out of the picture'
 
 def _runs_problem(encoded:dict, height:int, width:int)->str|None:
-    if encoded.get('size') != [height, width]: return f'it is not of {height} × {width} pixels'
+    size = encoded.get('size')
+    is_whole = isinstance(size, list) and all(type(side) is int for side in size)
+    if not is_whole or size != [height, width]: return f'it is not of {height} × {width} pixels'
     counts = encoded.get('counts')
     try: lengths = _run_lengths(counts) if isinstance(counts, str) else counts
     except ValueError: return 'its run lengths cannot be decoded'

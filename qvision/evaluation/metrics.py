@@ -158,6 +158,8 @@ def score_words(candidates:dict,      # id -> list of one word string
     if 'ROUGE-L' in metrics: corpus['ROUGE-L'] = float(_compute(Rouge(), references, candidates)[0])
     if 'CIDEr' in metrics and len(references) < 2:
         missing['CIDEr'] = 'it weighs words by how many images they occur in, and there is one image'
+    elif 'CIDEr' in metrics and not any(words for texts in references.values() for words in texts):
+        missing['CIDEr'] = 'no reference has a word'
     elif 'CIDEr' in metrics:
         value, each = _compute(Cider(), references, candidates)
         corpus['CIDEr'] = float(value)

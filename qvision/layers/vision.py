@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
+from .backbones import NO_CODE
+
 # %% ../../nbs/layers/03_vision.ipynb #018162d4
 def tower_config(config:PreTrainedConfig)->PreTrainedConfig:
     "Return the vision tower's configuration: a part of a CLIPConfig, or the configuration itself."
@@ -23,7 +25,7 @@ def _grid_shape(config:PreTrainedConfig)->tuple: # Dv, rows, columns
     if image is None:
         raise ValueError(f'{config.model_type} names neither patch_size nor image_size: set config.image_size')
     with torch.device('meta'):
-        tower = AutoModel.from_config(config).eval()
+        tower = AutoModel.from_config(config, **NO_CODE).eval()
         seen = tower(pixel_values=torch.zeros(1, 3, image, image)).last_hidden_state
     if seen.ndim != 4:
         raise ValueError(f'{config.model_type} returns {tuple(seen.shape)}: neither patch tokens nor a grid')
@@ -48,7 +50,7 @@ class Encoder(nn.Module):
                  width:int,                     # D
                 ):
         super().__init__()
-        self.model = AutoModel.from_config(config)
+        self.model = AutoModel.from_config(config, **NO_CODE)
         self.num_patches, features = feature_shape(config)
         self.projection = nn.Linear(features, width)
 

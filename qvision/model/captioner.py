@@ -25,13 +25,14 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput, cached_file
 
 from ..config import get_preset, resolve_backbone
-from ..data.images import load_batches
+from ..data.images import load_batches, load_images
 from ..data.tokenizer import add_markers, train_tokenizer
 from ..inference.greedy import caption_length, greedy_decode
 from ..inference.options import CaptionOptions
 from ..inference.scores import score_captions
 from ..inference.speculative import NgramDrafter, can_draft, speculative_decode
-from ..layers.backbones import before, blocks_of, lean_activations, open_part, rest_frozen, tower_state
+from ..layers.backbones import (NO_CODE, before, blocks_of, lean_activations, naming, open_part, rest_frozen,
+                                       tower_state)
 from ..layers.bridges import make_bridge
 from ..layers.domain import Domain
 from ..layers.fusion import make_fusion
@@ -323,6 +324,25 @@ def _load_domain(path, width:int)->Domain: # width: Dv
     raise ValueError(f"{path} describes features of width {len(domain.mean)}, this captioner's tower gives {width}: "
                      'remove it, or fit the domain again')
 
+def _load_phrases(path, vocab_size:int)->NgramDrafter:
+    "Load the n-gram drafter of a captioner with that many tokens."
+    phrases = NgramDrafter.load(path)
+    ids = [0]
+    for context, (_, after) in phrases.counts.items(): ids += [*context, *after]
+    if max(ids) < vocab_size: return phrases
+    raise ValueError(f'{path} has a token {max(ids)}, this captioner has {vocab_size} tokens: remove it, '
+                     'captions are then written without drafts')
+
+def _load_processor(name:str, **hub): # hub: of HUB
+    "Load an image processor, and try it on one picture."
+    with naming(f'{name}/preprocessor_config.json'):
+        processor = AutoImageProcessor.from_pretrained(name, backend='pil', **NO_CODE, **hub)
+        pixels = load_images([Image.new('RGB', (64, 48))], processor)
+        shape = tuple(pixels.shape)
+        if len(shape) != 4 or shape[1] != 3 or 0 in shape: raise ValueError(f'a picture becomes {shape}')
+        if not pixels.isfinite().all(): raise ValueError('a picture becomes numbers that are not finite')
+    return processor
+
 def load_extras(model, # a Captioner
                 name:str,          # folder or hub id
                 **hub): # hub: of HUB
@@ -330,11 +350,12 @@ def load_extras(model, # a Captioner
     def find(file, **kwargs):
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub, **kwargs)
 
-    if find('tokenizer_config.json'): model.tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    if find('tokenizer_config.json'):
+        with naming(f'{name}/tokenizer.json'): model.tokenizer = AutoTokenizer.from_pretrained(name, **NO_CODE, **hub)
     if find('preprocessor_config.json') or find('processor_config.json'):
-        model.image_processor = AutoImageProcessor.from_pretrained(name, backend='pil', **hub)
+        model.image_processor = _load_processor(name, **hub)
     phrases = find(PHRASES, _raise_exceptions_for_connection_errors=False)
-    if phrases: model.phrases = NgramDrafter.load(phrases)
+    if phrases: model.phrases = _load_phrases(phrases, model.config.text_config.vocab_size)
     domain = find(DOMAIN, _raise_exceptions_for_connection_errors=False)
     if domain: model.domain = _load_domain(domain, model.encoder.projection.in_features)
     return model
@@ -366,11 +387,15 @@ class CheckpointMixin:
         "Load a captioner, in evaluation mode."
         name = resolve_backbone(str(name))
         hub = {k: kwargs[k] for k in HUB if k in kwargs}
-        config = kwargs.get('config') or CaptionerConfig.from_pretrained(name, **hub)
-        if not config.backbones: return load_extras(super().from_pretrained(name, *args, **kwargs), name, **hub)
-        # saved with trainable_only
-        kwargs.pop('config', None)
-        return load_extras(complete(cls, config, name, **kwargs), name, **hub)
+        kwargs |= NO_CODE
+        with naming(f'{name}/config.json'):
+            config = kwargs.get('config') or CaptionerConfig.from_pretrained(name, **hub)
+        with naming(name):
+            if config.backbones: # saved with trainable_only
+                kwargs.pop('config', None)
+                model = complete(cls, config, name, **kwargs)
+            else: model = super().from_pretrained(name, *args, **kwargs)
+        return load_extras(model, name, **hub)
 
     def save_pretrained(self, folder,
                         trainable_only:bool=False, # leave out what equals the backbones
@@ -409,7 +434,7 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
         self.encoder = lean_activations(Encoder(config.vision_config, D))
         self.bridge = make_bridge(config.bridge, D, config.num_queries, config.bridge_layers, config.bridge_heads,
                                   config.dropout, config.unused_query_proj)
-        self.decoder = lean_activations(AutoModelForCausalLM.from_config(config.text_config))
+        self.decoder = lean_activations(AutoModelForCausalLM.from_config(config.text_config, **NO_CODE))
         self.fusion = make_fusion(config.fusion, D, config.bridge_heads, config.dropout,
                                   config.text_config.num_hidden_layers)
         self.tokenizer = self.image_processor = self.phrases = self.domain = None

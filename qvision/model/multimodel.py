@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPImag
 from ..config import get_preset
 from ..data.integrity import read_json
 from ..data.tokenizer import add_markers
-from ..layers.backbones import open_part
+from ..layers.backbones import NO_CODE, naming, open_part
 from .captioner import Captioner, CaptionerConfig, captioner_config, set_special_tokens
 from .multimodel_layout import (PART_FILES, PARTS, MultimodelCheckpoint, check_tensors, is_hub_id,
                                              multimodel_layout, multimodel_name, read_multimodel)
@@ -30,18 +30,23 @@ def read_backbone(cls,  # class of the configuration: CLIPConfig or GPTNeoConfig
                  ):     # -> cls
     "Read a backbone's configuration, and raise if it is of another kind."
     path = Path(name).expanduser()
-    if not path.exists() and is_hub_id(name): return cls.from_pretrained(str(name))
+    if not path.exists() and is_hub_id(name):
+        with naming(name): return cls.from_pretrained(str(name))
     if path.is_dir(): path = path/'config.json'
     config = read_json(path)
-    found = config.get('model_type')
+    found = config.get('model_type') if isinstance(config, dict) else None
     if found != cls.model_type:
         raise ValueError(f'{path} is of model_type {found!r}, but {cls.model_type!r} is needed')
-    return cls.from_dict(config)
+    with naming(path): return cls.from_dict(config)
 
-def _bridge_depth(names):
+_MOST_LAYERS = 100 # of a Q-Former; a damaged file may name any number
+
+def _bridge_depth(legacy)->int:
     "Return the number of Q-Former layers that the tensors' names show."
-    found = (re.match(r'decoder/(?:self|cross)_attention_layers\.(\d+)\.', name) for name in names)
-    return 1 + max((int(m[1]) for m in found if m), default=0)
+    found = (re.match(r'decoder/(?:self|cross)_attention_layers\.(\d+)\.', name) for name in legacy.tensors)
+    depth = 1 + max((int(m[1]) for m in found if m), default=0)
+    if depth <= _MOST_LAYERS: return depth
+    raise ValueError(f'{legacy.source} names a tensor of Q-Former layer {depth - 1:,}: it is damaged')
 
 def multimodel_config(legacy:MultimodelCheckpoint,
                   clip=None,               # folder, file or hub id of CLIP's configuration (default: the published)
@@ -57,7 +62,7 @@ def multimodel_config(legacy:MultimodelCheckpoint,
                          f'has {text.hidden_size}: name its configuration (--gpt)')
     # the published code adds <START> and <END> after the backbone was configured
     text.vocab_size = legacy.sizes['vocab_size']
-    changes = dict(num_queries=legacy.sizes['num_img_tokens'], bridge_layers=_bridge_depth(legacy.tensors),
+    changes = dict(num_queries=legacy.sizes['num_img_tokens'], bridge_layers=_bridge_depth(legacy),
                    image_size=vision.vision_config.image_size)
     # backbones that are not the published ones must not carry the preset's names
     if clip or gpt: changes |= dict(encoder='', decoder='')
@@ -82,7 +87,7 @@ def _published_tokenizer(tokens:int, # vocabulary of the checkpoint
 
 def _folder_tokenizer(gpt, tokens:int):
     "Load the tokenizer from the folder of GPT-Neo's configuration, with <START> and <END> added."
-    tokenizer = AutoTokenizer.from_pretrained(gpt)
+    with naming(gpt): tokenizer = AutoTokenizer.from_pretrained(gpt, **NO_CODE)
     add_markers(tokenizer)
     if len(tokenizer) == tokens: return tokenizer
     raise ValueError(f'the tokenizer in {gpt} has {len(tokenizer)} tokens with <START> and <END>, '
@@ -90,7 +95,8 @@ def _folder_tokenizer(gpt, tokens:int):
 
 def _clip_processor(clip, size:int): # size in pixels
     "Return the image processor of CLIP's folder, or the published one at the tower's size."
-    if _has_file(clip, 'preprocessor_config.json'): return AutoImageProcessor.from_pretrained(clip, backend='pil')
+    if _has_file(clip, 'preprocessor_config.json'):
+        with naming(clip): return AutoImageProcessor.from_pretrained(clip, backend='pil', **NO_CODE)
     return CLIPImageProcessorPil(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size))
 
 def attach_processors(model:Captioner,

@@ -66,7 +66,7 @@ def _load_restricted(path):
                          'checkpoint, and reading it otherwise could run any code. '
                          'Whoever made it can save its state dicts alone. '
                          f'({str(e).splitlines()[0]})') from None
-    except (RuntimeError, EOFError, OSError) as e:
+    except Exception as e: # whatever damaged bytes lead to
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f'{path} cannot be read, it may be cut short: {why}') from None
 

@@ -24,6 +24,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import NoneType
 
 from PIL import Image
 
@@ -60,8 +61,8 @@ def _write_json(path:Path, content):
 
 def _read_json(path:Path):
     "Read a file of the archive, or raise an error that says how to mend it."
-    try: return json.loads(path.read_text())
-    except ValueError as e:
+    try: return json.loads(path.read_text(encoding='utf8'))
+    except (ValueError, RecursionError) as e:
         raise RunError(f'{path} is not JSON ({e}): take it back from git, or remove its folder') from None
 
 def _save_png(fig, path:Path):
@@ -119,7 +120,9 @@ class Run:
     def metrics(self)->dict:
         "Return what metrics.json holds; {} before the run is done."
         path = self.path/'metrics.json'
-        return _read_json(path) if path.is_file() else {}
+        metrics = _read_json(path) if path.is_file() else {}
+        if isinstance(metrics, dict): return metrics
+        raise RunError(f'{path} holds no metrics by name: take it back from git, or remove its folder')
 
     @property
     def model(self)->Path:
@@ -211,12 +214,16 @@ def _fail_with_cell(run:Run):
     atexit.register(run.keep_notebook)
 
 # %% ../../nbs/runs/03_archive.ipynb #d69aed49
+_LONGEST_NAME = 200 # bytes: file systems take 255, and temporary files beside it have longer names
+
 def run_folder(name:str, # letters, digits, - _ and .
                root=None # folder of the archive (default: `experiments_root()`)
                )->Path:
     "Return where the run of that name is, or will be; a name cannot lead out of the archive."
     if not re.fullmatch(r'\w[\w.-]*', name):
         raise RunError(f'a run is named with letters, digits, - _ and ., not {name!r}')
+    if len(name.encode()) > _LONGEST_NAME:
+        raise RunError(f'a run is named with {_LONGEST_NAME} bytes at most, not {len(name.encode())}: {name[:40]}…')
     return Path(root or experiments_root())/name
 
 def new_name(kind:str, root=None)->str: # <kind>-<time>, numbered where two begin in one second
@@ -266,8 +273,18 @@ def as_of_today(info:dict # what run.json holds, of any age
     if params == info['params'] and parent == info['parent']: return info
     return info | dict(params=params, parent=parent, command=remake(info['kind'], params, parent))
 
+_FIELDS = dict(kind=str, status=str, params=dict, command=str, parent=(str, NoneType), started_at=(int, float),
+               seconds=(int, float), pid=int, host=str, figures=list) # of run.json, those that are used -> types
+
 def _read_run(path:Path)->Run: # run.json
-    return Run(path.parent, as_of_today(_read_json(path)))
+    "Read a run, or raise an error that names the field that is missing or of another type."
+    info = _read_json(path)
+    if not isinstance(info, dict): raise RunError(f'{path} holds no run: take it back from git, or remove its folder')
+    for name, types in _FIELDS.items():
+        optional = name in ('seconds', 'pid', 'host', 'figures') and name not in info
+        if optional or name in info and isinstance(info[name], types): continue
+        raise RunError(f'{path}: {name} is missing or of the wrong type: take it back from git, or remove its folder')
+    return Run(path.parent, as_of_today(info))
 
 # %% ../../nbs/runs/03_archive.ipynb #49f5c136
 def _before(path:Path, resume:bool)->dict: # {} for a new run
