@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from qvision.runs.archive import RENAMED
+from qvision.training.phase import TRACKERS
 
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']
 RECORDED = {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb',
@@ -26,7 +28,7 @@ def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
 # parameters of train.ipynb that those older files do not have
-NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick')
+NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick', 'report_to')
 
 
 def spell_as_before_none(path):
@@ -71,6 +73,23 @@ def test_one_seed_gives_one_result(qvision, root, minicoco, workplace, phase1):
     train(qvision, root, minicoco, 'again')
     first, second = (archive(workplace, name)/'metrics.json' for name in ('one', 'again'))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_tensorboard_follows(qvision, root, minicoco, workplace, phase1):
+    "Its logs are in the run's folder; the metrics are those of a run without it."
+    pytest.importorskip('tensorboard', reason='tensorboard is not installed')
+    train(qvision, root, minicoco, 'followed', '-p', 'report_to', 'tensorboard')
+    assert list((archive(workplace, 'followed')/'tensorboard').glob('events.out.tfevents.*'))
+    first, second = (archive(workplace, name)/'metrics.json' for name in ('one', 'followed'))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_tracker_that_is_missing_is_named(qvision, root, minicoco, workplace):
+    missing = [name for name in TRACKERS if not find_spec(name)]
+    if not missing: pytest.skip('every tracker is installed')
+    done = train(qvision, root, minicoco, 'unfollowed', '-p', 'report_to', missing[0], check=False)
+    assert done.returncode == 1
+    assert f'needs a package that is not installed: pip install {missing[0]}' in done.stderr.splitlines()[-1]
 
 
 def begin(workplace, root, data, name, *options):
