@@ -65,6 +65,7 @@ class Preset:
     bridge_heads:int=8              # attention heads per block
     dropout:float=.1                # probability, in the bridge and the fusion
     caption_length:int=20           # tokens, <START> and <END> included
+    decoding:str='greedy'           # how images are captioned unless told otherwise: one of `decodings`
     keep_text_tower:bool=False      # carry CLIP's unused text tower (reference)
     unused_query_proj:bool=False    # carry the unused projection of the Q-Former (reference)
     train_projection:bool=True      # False: stays at its random initialization (reference)
@@ -96,7 +97,7 @@ _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unu
 _BASE = Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED)
 _MINI = Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, phases=_SMALL)
 _PHOTO = Preset('photo', 'package:efficientnet-lite2-multilevel', 'package:gpt_neo-captions', 288, num_queries=32,
-                bridge_layers=1, caption_length=28, phases=_PHOTO_PHASES)
+                bridge_layers=1, caption_length=28, decoding='beam', phases=_PHOTO_PHASES)
 presets = {preset.name: preset for preset in (_REFERENCE, _BASE, _MINI, _PHOTO)}
 
 def get_preset(name:str,    # one of `presets`

@@ -36,7 +36,8 @@ def boat(tmp_path):
 
 def test_help_is_complete(qvision, tmp_path):
     out = qvision('--help', cwd=tmp_path).stdout
-    for command in ('data', 'run', 'runs', 'caption', 'explain', 'params', 'import-multimodel'): assert command in out
+    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'params', 'import-multimodel')
+    for command in commands: assert command in out
 
 
 def test_params_are_the_published_integers(qvision, tmp_path):

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from qvision.runs.archive import RENAMED
+from qvision.training.phase import TRACKERS
 
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']
 RECORDED = {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb',
@@ -26,7 +28,7 @@ def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
 # parameters of train.ipynb that those older files do not have
-NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick')
+NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick', 'report_to')
 
 
 def spell_as_before_none(path):
@@ -71,6 +73,23 @@ def test_one_seed_gives_one_result(qvision, root, minicoco, workplace, phase1):
     train(qvision, root, minicoco, 'again')
     first, second = (archive(workplace, name)/'metrics.json' for name in ('one', 'again'))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_tensorboard_follows(qvision, root, minicoco, workplace, phase1):
+    "Its logs are in the run's folder; the metrics are those of a run without it."
+    pytest.importorskip('tensorboard', reason='tensorboard is not installed')
+    train(qvision, root, minicoco, 'followed', '-p', 'report_to', 'tensorboard')
+    assert list((archive(workplace, 'followed')/'tensorboard').glob('events.out.tfevents.*'))
+    first, second = (archive(workplace, name)/'metrics.json' for name in ('one', 'followed'))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_tracker_that_is_missing_is_named(qvision, root, minicoco, workplace):
+    missing = [name for name in TRACKERS if not find_spec(name)]
+    if not missing: pytest.skip('every tracker is installed')
+    done = train(qvision, root, minicoco, 'unfollowed', '-p', 'report_to', missing[0], check=False)
+    assert done.returncode == 1
+    assert f'needs a package that is not installed: pip install {missing[0]}' in done.stderr.splitlines()[-1]
 
 
 def begin(workplace, root, data, name, *options):
@@ -137,6 +156,70 @@ def test_the_parent_may_be_deleted_meanwhile(qvision, root, minicoco, workplace,
     assert process.returncode == 0
     assert run_info(workplace, 'child')['status'] == 'done'
     assert (archive(workplace, 'child')/'model/README.md').is_file()
+
+
+def test_a_run_that_is_done_is_not_resumed(qvision, root, workplace, phase1):
+    "Its notebook stays as it is."
+    notebook = archive(workplace, 'one')/'train.ipynb'
+    before = notebook.read_bytes()
+    done = qvision('run', 'train', '--name', 'one', '--resume', cwd=root, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["qvision: run 'one' is done: there is nothing to resume"]
+    assert notebook.read_bytes() == before
+
+
+def sweep_lengths(data, name, splits, *options):
+    "Return the arguments of a sweep that measures how long captions are."
+    return ['sweep', 'template', '-p', 'data', str(data), '-p', 'split', splits, '-p', 'limit', '5,10',
+            '-p', 'quiet', 'true', '--name', name, '--metric', 'words_mean', *options]
+
+
+def wait_for(file, process):
+    for _ in range(6000):
+        if file.is_file() or process.poll() is not None: break
+        time.sleep(.02)
+    assert process.poll() is None, 'it ended too early to show anything'
+
+
+def test_a_sweep_that_was_killed_goes_on(qvision, root, minicoco, workplace):
+    "The process and its second run are killed; the same command makes what is missing, two at once, and compares."
+    command = sweep_lengths(minicoco, 'lengths', 'val2017,shifted2017')
+    process = subprocess.Popen([str(Path(sys.executable).parent/'qvision'), *command], cwd=root, env=workplace,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for(archive(workplace, 'lengths-2')/'run.json', process)
+    os.killpg(process.pid, signal.SIGKILL)
+    os.kill(run_info(workplace, 'lengths-2')['pid'], signal.SIGKILL)
+    process.wait()
+    assert run_info(workplace, 'lengths-2')['status'] == 'running', 'it was killed too late to show anything'
+    first = run_info(workplace, 'lengths-1')
+    left = qvision(*command, '--list', cwd=root).stdout.splitlines()
+    assert [line.partition('--name ')[2] for line in left] == [f'lengths-{i} --resume' for i in (2, 3, 4)]
+
+    done = qvision(*command, '--jobs', '2', cwd=root)
+    assert run_info(workplace, 'lengths-1') == first
+    assert run_info(workplace, 'lengths-4')['params'] == dict(
+        data=str(minicoco), split='shifted2017', limit=10, name='lengths-4', resume=False, quiet=True)
+    found = metrics(workplace, 'lengths')
+    words = {name: row['value'] for name, row in found['runs'].items()}
+    assert words == {f'lengths-{i}': metrics(workplace, f'lengths-{i}')['words_mean'] for i in (1, 2, 3, 4)}
+    assert found['finding'].startswith('words_mean from ')
+    assert found['finding'] in done.stdout
+    assert run_info(workplace, 'lengths')['status'] == 'done'
+    assert (archive(workplace, 'lengths')/'figures/sweep.png').is_file()
+
+    files = {path: path.read_bytes() for path in archive(workplace, '.').glob('lengths*/*.*')}
+    assert found['finding'] in qvision(*command, cwd=root).stdout
+    assert {path: path.read_bytes() for path in archive(workplace, '.').glob('lengths*/*.*')} == files
+
+
+def test_a_failed_run_does_not_end_a_sweep(qvision, root, minicoco, workplace):
+    done = qvision(*sweep_lengths(minicoco, 'partly', 'nothing2017,val2017', '-p', 'limit', '5'), cwd=root, check=False)
+    assert done.returncode == 1
+    assert 'partly-1 (split nothing2017): ' in done.stderr
+    assert 'partly-2 (split val2017): done' in done.stderr
+    assert run_info(workplace, 'partly')['status'] == 'failed'
+    assert run_info(workplace, 'partly')['error'] == '1 of 2 runs are not done'
+    assert metrics(workplace, 'partly')['runs']['partly-2']['value'] > 0
 
 
 @pytest.fixture(scope='module')

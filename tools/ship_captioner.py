@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qvision.config import get_preset
 from qvision.model.captioner import Captioner
 from qvision.runs.archive import get_run, list_runs
 from qvision.runs.cards import write_model_card
@@ -19,6 +20,7 @@ def ship(name:str,   # of the training run
     run = get_run(name)
     out = WEIGHTS/folder
     model = Captioner.from_pretrained(run.model)
+    model.config.decoding = get_preset(run.params['preset']).decoding
     model.save_pretrained(out, trainable_only=True, dtype=torch.float16)
     evaluations = [r for r in list_runs(kind='evaluate') if r.info.get('parent') == run.name and r.status == 'done']
     write_model_card(model, out, [run, *evaluations])

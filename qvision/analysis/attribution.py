@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import get_decoding
 from ..data.images import load_images
 from ..evaluation.chair import mentions, words_of
 from ..model.captioner import Captioner
@@ -219,7 +220,7 @@ def _explain_caption(model, pixels, ids, methods)->WordMaps:
 
 def explain(model:Captioner,
             images,                  # one or a list of: path, PIL image, array
-            captions:list[str]=None, # to explain, one per image (default: the model's own, greedy)
+            captions:list[str]=None, # to explain, one per image (default: the model's own)
             methods=METHODS,
            )->list[WordMaps]:        # one per image
     "Explain where each word of a caption comes from."
@@ -233,7 +234,7 @@ def explain(model:Captioner,
         if captions:
             text_ids = tokenizer(captions[k], add_special_tokens=False).input_ids
             ids = [tokenizer.bos_token_id, *text_ids, tokenizer.eos_token_id]
-        else: ids = model.generate(pixel_values=pixels, do_sample=False, num_beams=1)[0].tolist()
+        else: ids = model.generate(pixel_values=pixels, **get_decoding(model.config.decoding))[0].tolist()
         found.append(_explain_caption(model, pixels, ids, methods))
     return found
 

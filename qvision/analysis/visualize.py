@@ -153,7 +153,7 @@ def explain_figure(image,                  # path, PIL image or array
 def write_explanation(model:Captioner,
                       image,                  # path, PIL image or array
                       out:Path,               # .png or .html
-                      caption:str|None=None,  # to explain (default: the model's own, greedy)
+                      caption:str|None=None,  # to explain (default: the model's own)
                       method:str='relevance', # of attribution, see `explain`
                      )->str:                  # the caption
     "Write an explanation of an image to a file."

@@ -69,7 +69,8 @@ def caption(
         '--sidecar', help='Write FILE.txt beside each picture; pictures that have one are skipped.')]=False,
     overwrite:Annotated[bool, typer.Option(
         '--overwrite', help='Write --out anew, and with --sidecar the files that exist.')]=False,
-    decoding:Annotated[str, typer.Option(help='greedy, beam or published.')]='greedy',
+    decoding:Annotated[Optional[str], typer.Option(
+        help="greedy, beam or published (default: the captioner's own).")]=None,
     num_captions:Annotated[int, typer.Option(min=1, help='Captions per image, with beam or published.')]=1,
     min_length:Annotated[Optional[int], typer.Option(
         min=1, help="Shortest caption in tokens (default: the decoding's own).")]=None,
@@ -92,7 +93,7 @@ def caption(
     # 1. errors now, not after loading
     options = dict(decoding=decoding, num_captions=num_captions, min_length=min_length, max_length=max_length,
                    no_repeat_ngram=no_repeat_ngram, prompt=prompt, scores=scores)
-    wanted = CaptionOptions.of(**options)
+    wanted = CaptionOptions.of(**options | dict(decoding=decoding or 'beam')) # its own is known when it is loaded
     _check_output(out, as_json, beside, overwrite, scores)
     chosen = chosen_model(run, model)
     files = named_files(images)

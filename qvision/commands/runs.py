@@ -53,7 +53,7 @@ def _claims_headline(m:dict)->str:
 def _gallery_headline(m:dict)->str:
     return f'{m["right"]} of {len(m["photographs"])} captions name the subject'
 
-def _design_headline(m:dict)->str: return m['finding']
+def _finding(m:dict)->str: return m['finding']
 
 def _decoder_headline(m:dict)->str:
     return f'{m["held_out_nats"]:.3f} nats per held-out token, perplexity {m["held_out_perplexity"]:.1f}'
@@ -67,7 +67,8 @@ HEADLINES = dict( # kind of run -> function of its metrics
     swap_decoder=_swap_headline,
     benchmark=_benchmark_headline,
     gallery=_gallery_headline,
-    photo_design=_design_headline,
+    photo_design=_finding,
+    sweep=_finding,
     pretrain_decoder=_decoder_headline,
     claims=_claims_headline)
 

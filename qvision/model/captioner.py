@@ -62,6 +62,7 @@ class CaptionerConfig(PreTrainedConfig):
                  train_projection=True,         # whether the projection from tower to decoder trains
                  freeze_embedding=True,         # whether the token embedding, tied to the output layer, is frozen
                  caption_length=20,             # tokens to write, <START> not counted
+                 decoding='greedy',             # of images, unless told otherwise: 'greedy', 'beam' or 'published'
                  encoder_name='',               # where the backbones came from: hub ids, folders, package:NAME
                  decoder_name='',
                  trained_on='',                 # what kind of pictures: 'drawings', 'photographs: Flickr8k'
@@ -79,6 +80,7 @@ class CaptionerConfig(PreTrainedConfig):
         self.train_projection = train_projection
         self.freeze_embedding = freeze_embedding
         self.caption_length = caption_length
+        self.decoding = decoding
         self.encoder_name = encoder_name
         self.decoder_name = decoder_name
         self.trained_on = trained_on
@@ -205,7 +207,7 @@ class CaptioningMixin:
         return [captions[k:k + n] for k in range(0, len(captions), n)]
 
     def stream(self, images,           # any iterable of: path, PIL image, array (H,W,3) uint8
-               decoding:str='greedy',  # 'greedy', 'beam' or 'published': see `config.decodings`
+               decoding:str|None=None, # 'greedy', 'beam' or 'published' (default: the configuration's)
                batch_size:int=32,      # images per batch
                # called with (index, error) for an image that cannot be read, which is then left out
                skip=None,              # where None, such an image is an error
@@ -214,6 +216,7 @@ class CaptioningMixin:
                **options               # as of `caption`
               )->Iterator[tuple]:      # (index, what `caption` returns for an image)
         "Yield captions as batches finish, in the order of the images; memory does not grow with their number."
+        decoding = decoding or self.config.decoding
         wanted = CaptionOptions.of(decoding, **options) # an error now, not with the first caption
         wanted.arguments(self.config.caption_length)
         images = [images] if _is_single(images) else images
@@ -246,7 +249,7 @@ class CaptioningMixin:
         if rows: yield from flush()
 
     def caption(self, images, # one or any iterable of: path, PIL image, array (H,W,3) uint8
-                decoding:str='greedy', # 'greedy', 'beam' or 'published': see `config.decodings`
+                decoding:str|None=None, # 'greedy', 'beam' or 'published' (default: the configuration's)
                 batch_size:int=32,     # images per batch
                 # called with (index, error) for an image that cannot be read, whose caption is then None
                 skip=None,             # where None, such an image is an error
@@ -268,8 +271,9 @@ class CaptioningMixin:
         return captions[0] if _is_single(images) else [captions[i] for i in range(len(captions))]
 
 # %% ../../nbs/model/02_captioner.ipynb #c8d462f0
+# fields that preset and configuration share
 _CHOICES = ('bridge', 'fusion', 'num_queries', 'bridge_layers', 'bridge_heads', 'dropout', 'unused_query_proj',
-            'train_projection', 'freeze_embedding', 'caption_length') # fields that a preset and a configuration share
+            'train_projection', 'freeze_embedding', 'caption_length', 'decoding')
 
 def captioner_config(preset, # a Preset
                      vision_config, text_config)->CaptionerConfig:

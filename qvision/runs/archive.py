@@ -167,6 +167,7 @@ class Run:
     @property
     def how_to_go_on(self)->str:
         "Return a line that says how to go on with a run that was stopped."
+        if self.info['kind'] == 'sweep': return f'{self.name} is stopped; to go on: {self.info["command"]}'
         if 'resume' not in self.params: return f'{self.name} is stopped; make it again with: {self.info["command"]}'
         return (f'{self.name} is stopped; to go on: qvision run {self.info["kind"]} --name {self.name} --resume '
                 f'(under papermill: -p name {self.name} -p resume true)')

@@ -39,7 +39,7 @@ _FEATURES = [
           test='CIDEr against the same captioner with another image\'s features, at least 3 times',
           runs=lambda: dict(m=evaluation(2)),
           judge=judge_sees,
-          photographs=_named(m='photo-phase3-test2017')),
+          photographs=_named(m='photo-mixed-phase3-test2017')),
     Claim('Features', 'Significantly smaller than most vision-language models',
           test='parameters of five peers at full size, counted: more of them larger than smaller to hold',
           runs=_newest('benchmark'),
@@ -71,7 +71,7 @@ _PERFORMANCE = [
     Claim('Performance', 'Strong captions on COCO with significantly fewer parameters',
           test='needs COCO and pretrained weights, which a machine without a network does not have: '
                '`qvision data coco`, preset base; beside it, the small captioner that ships on a slice of COCO',
-          photographs=_named(m='photo-coco-val2017'),
+          photographs=_named(m='photo-mixed-phase3-coco-val2017'),
           judge_photographs=judge_coco),
     Claim('Performance', '5 times faster than BLIP-2 (~7B)',
           test='twenty tokens of one image, both at full size, own fastest precision, interleaved',

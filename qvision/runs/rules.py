@@ -79,7 +79,7 @@ def judge_coco(m):
     "Judge captions of COCO photographs against people's: as good to hold, half of their CIDEr in part."
     said = m['scores']['model']['CIDEr']
     people = m['scores']['people']['CIDEr']
-    figure = f'CIDEr {said:.2f} on {m["images"]} photographs of COCO, not trained for; people {people:.2f}'
+    figure = f'CIDEr {said:.2f} on {m["images"]} photographs of COCO; people {people:.2f}'
     return figure, verdict_of(said >= people, said >= people/2)
 
 # %% ../../nbs/runs/06_rules.ipynb #140b005e
