@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,8 +97,10 @@ def begin(workplace, root, data, name, *options):
     "Start a training run in the background, and return its process once there is a checkpoint."
     command = [str(Path(sys.executable).parent/'qvision'), 'run', 'train', '-p', 'data', str(data), '-p', 'name', name,
                '-p', 'save_steps', '3', *SMALL, *options] # rounded up to 4, where a log entry ends
+    # a shell that starts tests in the background has them, and what they start, ignore Ctrl-C
     process = subprocess.Popen(command, cwd=root, env=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)
+                               text=True, start_new_session=True,
+                               preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     for _ in range(6000):
         if list(archive(workplace, name).glob('checkpoints/*/files.json')) or process.poll() is not None: break
         time.sleep(.05)
