@@ -18,6 +18,7 @@ from torch import Tensor
 from ..config import get_decoding
 from ..data.images import load_images
 from ..evaluation.chair import mentions, words_of
+from ..inference.scores import log_probabilities
 from ..model.captioner import Captioner
 
 # %% ../../nbs/analysis/02_attribution.ipynb #a90bb503
@@ -88,10 +89,6 @@ def rollout(out,      # CaptionerOutput with attentions
     return text @ token_to_patch(out.self_attentions, out.cross_attentions)
 
 # %% ../../nbs/analysis/02_attribution.ipynb #58256fd1
-def _log_probability(out, ids): # (B,T-1)
-    log_probabilities = out.logits[:, :-1].float().log_softmax(-1)
-    return log_probabilities.gather(-1, ids[:, 1:, None])[..., 0]
-
 def _relevance(product): return product.clamp(min=0).mean(1) # of gradient and attention; mean over heads
 
 def _composed_relevance(products,   # gradient × attention: the fusion's, then all self-, then all cross-attentions
@@ -114,7 +111,7 @@ def gradient_maps(model:Captioner,
     plain = []
     with torch.enable_grad():
         out = _seen(model, patch_features.detach().clone().requires_grad_(True), ids)
-        scores = _log_probability(out, ids)
+        scores = log_probabilities(out.logits[:, :-1], ids)
         parts = [out.fusion_attentions, *out.self_attentions, *out.cross_attentions, out.image_features]
         positions = scores.shape[1]
         for t in range(positions):
@@ -144,7 +141,7 @@ def score_tokens(model:Captioner,
                 )->Tensor:            # (B,T-1)
     "Compute the log-probability of every token of given captions."
     out = model(pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids))
-    return _log_probability(out, ids)
+    return log_probabilities(out.logits[:, :-1], ids)
 
 # %% ../../nbs/analysis/02_attribution.ipynb #fdb1dea7
 def _squares(patches, size, device): # (places,P) bool

@@ -44,15 +44,15 @@ def read_pairs(pairs:list[str]|None, # of the options -p
 # %% ../../nbs/commands/04_run.ipynb #430ab80e
 def _resumed(notebook:str, params:dict)->dict:
     "Return the parameters of the run to go on with, changed by those that are given now."
-    from qvision.runs.archive import get_run, run_folder, unfinished_run, with_parent
+    from qvision.runs.archive import find_run, unfinished_run, with_parent
     from qvision.runs.parameters import is_unset
     if is_unset(params.get('name')):
         phase = {k: int(v) for k, v in params.items() if k == 'phase'}
         stopped = unfinished_run(notebook, **phase)
         if not stopped: raise ValueError(f'no unfinished {notebook} run to resume')
         params = params | dict(name=stopped.name)
-    if not (run_folder(params['name'])/'run.json').exists(): return params
-    stopped = get_run(params['name'])
+    stopped = find_run(params['name'])
+    if stopped is None: return params
     if stopped.status == 'done': raise ValueError(f'run {stopped.name!r} is done: there is nothing to resume')
     if stopped.info.get('refused'): return params # a mistyped parameter must not come back
     return with_parent(stopped.params, stopped.info['parent']) | params

@@ -7,7 +7,6 @@ __all__ = ['HEADLINE_NUMBERS', 'split_values', 'SweepRun', 'plan_sweep', 'Number
            'SweepParameters', 'sweep']
 
 # %% ../../nbs/commands/09_sweep.ipynb #e4f9024d
-import json
 import shlex
 import signal
 import subprocess
@@ -57,9 +56,8 @@ class SweepRun:
     @property
     def archived(self):
         "Return the archived `Run`; None where there is none yet."
-        from qvision.runs.archive import Run, as_of_today, run_folder
-        file = run_folder(self.name)/'run.json'
-        return Run(file.parent, as_of_today(json.loads(file.read_text()))) if file.is_file() else None
+        from qvision.runs.archive import find_run
+        return find_run(self.name)
 
     @property
     def status(self)->str|None:
@@ -234,12 +232,14 @@ def summarize(runs:list[SweepRun],
               key:str|None=None, # of metrics.json, see `chosen_number`
               )->dict:           # what a sweep's metrics.json holds
     "Compare the archived runs of a sweep by one number."
-    metrics = {run.name: run.archived.metrics if run.status == 'done' else {} for run in runs}
+    archived = {run.name: run.archived for run in runs}
+    status = {name: run and run.status for name, run in archived.items()}
+    metrics = {name: run.metrics if status[name] == 'done' else {} for name, run in archived.items()}
     number = chosen_number(runs[0].notebook, list(metrics.values()), key)
     rows = {}
     settings = {}
     for run in runs:
-        rows[run.name] = dict(changed=run.changed, status=run.status or 'not begun')
+        rows[run.name] = dict(changed=run.changed, status=status[run.name] or 'not begun')
         value = _numbers(metrics[run.name]).get(number.key) if number else None
         if value is None: continue
         rows[run.name]['value'] = value
@@ -297,9 +297,9 @@ def _sweep_name(given:str|None, wanted:SweepParameters)->str:
 
 def _sweep_before(name:str, wanted:SweepParameters): # its Run, or None
     "Return the archived sweep of that name; raise an error where the name belongs to something else."
-    from qvision.runs.archive import get_run, run_folder
-    if not (run_folder(name)/'run.json').is_file(): return None
-    before = get_run(name)
+    from qvision.runs.archive import find_run
+    before = find_run(name)
+    if before is None: return None
     if before.info['kind'] == 'sweep' and before.params == asdict(wanted): return before
     raise ValueError(f'there is a run {name!r} already, which is no sweep of these values: name another (--name NAME)')
 

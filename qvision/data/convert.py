@@ -13,6 +13,8 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,10 @@ def _place(picture:Path, target:Path, copy:bool):
         except OSError: pass # another file system, or one without links
     shutil.copyfile(picture, target)
 
+def _write_captions(root:Path, split:str, content:dict):
+    text = json.dumps(content, ensure_ascii=False)
+    (root/f'annotations/captions_{split}.json').write_text(text, encoding='utf8')
+
 def _write_split(root:Path, split:str, table:Table, paths:dict, copy:bool, info:dict):
     "Place the pictures of one split and write its captions."
     entries = []
@@ -83,8 +89,7 @@ def _write_split(root:Path, split:str, table:Table, paths:dict, copy:bool, info:
         entries.append(dict(id=table.ids[name], file_name=name, **_size(paths[name])))
         for caption in table.captions[name]:
             annotations.append(dict(id=len(annotations) + 1, image_id=table.ids[name], caption=caption))
-    content = json.dumps(dict(info=info, images=entries, annotations=annotations), ensure_ascii=False)
-    (root/f'annotations/captions_{split}.json').write_text(content, encoding='utf8')
+    _write_captions(root, split, dict(info=info, images=entries, annotations=annotations))
 
 # %% ../../nbs/data/04_convert.ipynb #05fdb1d3
 SPLITS = ('train2017', 'val2017', 'test2017')
@@ -104,17 +109,23 @@ def _move(made:Path, root:Path):
     if root.is_dir(): root.rmdir()
     made.rename(root)
 
-def _write_folder(root:Path, table:Table, paths:dict, copy:bool, info:dict):
-    "Write the splits of a table, all or nothing."
+@contextmanager
+def _whole_data_set(root:Path)->Iterator[Path]: # the folder to write into
+    "Write a data set all or nothing: it is moved to its place when it is finished."
     root = root.resolve()
-    splits = [split for split in SPLITS if split in table.splits.values()]
-    if 'train2017' not in splits: raise DataError(f'{table.path}: no picture is left for training')
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-unfinished-') as workspace:
         made = Path(workspace)/'made'
         (made/'annotations').mkdir(parents=True)
-        for split in splits: _write_split(made, split, table, paths, copy, info)
+        yield made
         _move(made, root)
+
+def _write_folder(root:Path, table:Table, paths:dict, copy:bool, info:dict):
+    "Write the splits of a table."
+    splits = [split for split in SPLITS if split in table.splits.values()]
+    if 'train2017' not in splits: raise DataError(f'{table.path}: no picture is left for training')
+    with _whole_data_set(root) as made:
+        for split in splits: _write_split(made, split, table, paths, copy, info)
 
 # %% ../../nbs/data/04_convert.ipynb #841358e2
 def from_csv(table,                        # file in one of the forms that `read_table` reads
@@ -261,6 +272,14 @@ def _captions_of(root:Path, split:str)->dict:
     if not path.is_file(): raise DataError(f'{path} is missing: {root} is no folder in COCO layout')
     return read_json(path)
 
+def _pictures_of(root:Path, split:str, content:dict)->dict: # file name -> path
+    "Return where the pictures of a split are; raise an error for a name that leads out of its folder."
+    paths = {image['file_name']: safe_path(root/split, image['file_name']) for image in content['images']}
+    outside = [name for name, path in paths.items() if path is None]
+    if not outside: return paths
+    raise DataError(f'{root}/annotations/captions_{split}.json names {printable(outside[0], 80)}, which leads out of '
+                    f'{root/split} or cannot be the name of a file')
+
 def _joined_split(content:dict, # of the first folder; it is added to
                   extra:dict,   # of the other folder
                   prefix:str,   # of the other folder's file names
@@ -294,20 +313,14 @@ def join_folders(root,             # to write
     splits = [split for split in SPLITS if (first/f'annotations/captions_{split}.json').is_file()]
     contents = {split: _captions_of(first, split) for split in splits}
     if 'train2017' not in contents: raise DataError(f'{first} has no training split')
-    pictures = {split: {image['file_name']: first/split/image['file_name'] for image in content['images']}
-                for split, content in contents.items()}
+    pictures = {split: _pictures_of(first, split, content) for split, content in contents.items()}
     prefix = f'{other.name}-'
-    pictures['train2017'] |= {prefix + image['file_name']: other/'train2017'/image['file_name']
-                              for image in extra['images']}
+    added = _pictures_of(other, 'train2017', extra)
+    pictures['train2017'] |= {prefix + name: picture for name, picture in added.items()}
     _joined_split(contents['train2017'], extra, prefix, repeat)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-unfinished-') as unfinished:
-        made = Path(unfinished)/'made'
-        (made/'annotations').mkdir(parents=True)
+    with _whole_data_set(root) as made:
         for split, content in contents.items():
             for name, picture in pictures[split].items():
                 if picture.is_file(): _place(picture, made/split/name, copy) # `data check` names those that are missing
-            text = json.dumps(content, ensure_ascii=False)
-            (made/f'annotations/captions_{split}.json').write_text(text, encoding='utf8')
-        _move(made, root)
+            _write_captions(made, split, content)
     return root

@@ -51,8 +51,8 @@ class Encoder(nn.Module):
                 ):
         super().__init__()
         self.model = AutoModel.from_config(config, **NO_CODE)
-        self.num_patches, features = feature_shape(config)
-        self.projection = nn.Linear(features, width)
+        self.num_patches, self.num_features = feature_shape(config)
+        self.projection = nn.Linear(self.num_features, width)
 
     @property
     def dtype(self):

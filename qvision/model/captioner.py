@@ -36,7 +36,7 @@ from ..layers.backbones import (NO_CODE, before, blocks_of, lean_activations, na
 from ..layers.bridges import make_bridge
 from ..layers.domain import Domain
 from ..layers.fusion import make_fusion
-from ..layers.vision import Encoder, feature_shape, tower_config, weights_checksum
+from ..layers.vision import Encoder, tower_config, weights_checksum
 from .checkpoint import HUB, complete, trainable_state
 
 # %% ../../nbs/model/02_captioner.ipynb #ae36486f
@@ -466,7 +466,7 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
 
     def encoder_checksum(self)->str:
         "Return a checksum of the vision tower's weights, and the shape of its features: levels have no weights."
-        shape = f'{self.encoder.num_patches}x{feature_shape(self.config.vision_config)[1]}'
+        shape = f'{self.encoder.num_patches}x{self.encoder.num_features}'
         return f'{weights_checksum(self.encoder.tower)} {shape}'
 
     def __call__(self, *args, **kwargs):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDGET', 'TOLERANCE', 'RENAMED', 'UNFINISHED', 'RunError', 'running_notebook', 'refer_to_figures', 'Run',
-           'run_folder', 'new_name', 'with_parent', 'remake', 'as_of_today', 'start_run', 'list_runs', 'get_run',
-           'named_run', 'finished_run', 'newest_run', 'unfinished_run', 'flatten', 'compare', 'write_index']
+           'run_folder', 'new_name', 'with_parent', 'remake', 'as_of_today', 'start_run', 'list_runs', 'find_run',
+           'get_run', 'named_run', 'finished_run', 'newest_run', 'unfinished_run', 'flatten', 'compare', 'write_index']
 
 # %% ../../nbs/runs/03_archive.ipynb #f3786f3f
 import atexit
@@ -353,6 +353,11 @@ def list_runs(root=None,          # folder of the archive (default: `experiments
         except FileNotFoundError: continue # deleted meanwhile
     runs = [run for run in runs if not kind or run.info['kind'] == kind]
     return sorted(runs, key=lambda run: run.info['started_at'])
+
+def find_run(name:str, root=None)->Run|None: # None where there is none
+    "Return a run by its name, reading no other."
+    file = run_folder(name, root)/'run.json'
+    return _read_run(file) if file.is_file() else None
 
 def get_run(name:str, root=None)->Run:
     "Return a run by its name, or raise an error that names the closest ones."

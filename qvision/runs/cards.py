@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from .. import tables
+from ..layers.efficientnet import TOWERS
 from ..layers.vision import tower_config
 from ..model.captioner import Captioner
 from ..model.parameters import Row, parameter_table, render_table
@@ -34,8 +35,9 @@ SOURCES = { # backbone, or the last folder of a data set's path -> name, and wha
 
 def _source_key(name:str)->str:
     "Return the key of SOURCES for a backbone or a data set's path."
-    if name.startswith('package:'): return name.removesuffix('-multilevel')
-    return Path(name).name
+    weights, _ = TOWERS.get(name.removeprefix('package:'), (None, None)) # towers that share weights share terms
+    if weights: return f'package:{weights}'
+    return name if name.startswith('package:') else Path(name).name
 
 def data_name(path:str # of a data set
              )->str:

@@ -10,7 +10,7 @@ __all__ = ['HOLDS', 'PART', 'FAILS', 'UNTESTABLE', 'MISSING', 'FREE', 'Claim', '
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .archive import Run, list_runs
+from .archive import Run, find_run, list_runs
 from .parameters import notebook_parameters
 
 # %% ../../nbs/runs/05_verdicts.ipynb #d70c16a4
@@ -81,7 +81,8 @@ def evaluation(phase:int,             # of the training run that is evaluated
 
 def finished(name:str)->Run: # None where there is none
     "Return a run by name, where it is done: runs on photographs have parameters of their own."
-    return next((run for run in list_runs() if run.name == name and run.status == 'done'), None)
+    run = find_run(name)
+    return run if run and run.status == 'done' else None
 
 # %% ../../nbs/runs/05_verdicts.ipynb #2c58cd6f
 def above(interval,       # (low, high)

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from ..data.features import cached_features
 from ..data.images import load_images
 from ..evaluation.evaluate import generate_captions
+from ..files import write_text
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, parameter_table
 from .designs import BASELINE, DESIGNS, Recipe
@@ -46,9 +47,7 @@ class Result:
     def save(self, path:Path):
         "Write the result in one step, so that a file is complete or not there."
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix('.new')
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(path)
+        write_text(path, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path:Path)->'Result':

@@ -34,7 +34,7 @@ from ..files import write_text
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, keep_training
 from .frozen_cache import Offload, FrozenStates, cached_states, frozen_depth
-from .trainer import ResumableTrainer, newest_checkpoint
+from .trainer import ResumableTrainer, newest_checkpoint, resumable_arguments
 
 # %% ../../nbs/training/02_phase.ipynb #270a3dd4
 def group_captions(rows:list[int],  # of the features, one per caption
@@ -425,7 +425,6 @@ def training_arguments(phase:Phase,
     "Return a phase as transformers' arguments: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
     check_tracker(report_to)
     lowest = min(phase.min_learning_rate, phase.learning_rate)
-    save_steps = -(-save_steps//log_steps)*log_steps
     arguments = TrainingArguments(
         output_dir=str(folder), disable_tqdm=True, seed=seed, data_seed=seed,
         # the loop
@@ -438,7 +437,7 @@ def training_arguments(phase:Phase,
         # the machine
         bf16=phase.precision == 'bf16', use_cpu=not torch.cuda.is_available(),
         # logs and checkpoints
-        logging_steps=log_steps, logging_nan_inf_filter=False, save_steps=save_steps, save_total_limit=2,
+        **resumable_arguments(save_steps, log_steps),
         report_to=report_to or 'none', run_name=Path(folder).parent.name if report_to else None)
     return on_one_device(arguments)
 

@@ -31,7 +31,7 @@ from ..evaluation.grounding import patch_cover
 from ..files import locked, naming_full_disk, reserve, whole_folder, write_text
 from ..model.captioner import cast
 from .phase import on_one_device
-from .trainer import ResumableTrainer, newest_checkpoint
+from .trainer import ResumableTrainer, newest_checkpoint, resumable_arguments
 
 # %% ../../nbs/training/03_pretrain.ipynb #3de04736
 def _draw(start, n, path, total, seed, easy):
@@ -251,8 +251,7 @@ def train_resumable(model:nn.Module,
         # the machine
         bf16=True, use_cpu=not torch.cuda.is_available(),
         # logs and checkpoints
-        logging_steps=log_steps, logging_nan_inf_filter=False,
-        save_steps=-(-save_steps//log_steps)*log_steps, save_total_limit=2)
+        **resumable_arguments(save_steps, log_steps))
     trainer = ResumableTrainer(model, on_one_device(args), train_dataset=_Numbers(n, collate), data_collator=collate)
     if quiet: trainer.remove_callback(PrinterCallback)
     newest = newest_checkpoint(folder)
