@@ -132,7 +132,8 @@ def test_ctrl_c_says_how_to_go_on(qvision, root, minicoco, workplace):
         assert second.stderr.splitlines() == [
             "qvision: run 'stopped' is running in another process: name another, or wait"]
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try: _, said = process.communicate(timeout=300)
+    finally: process.kill()
     assert process.returncode == 130
     assert said.splitlines()[-1] == ('stopped is stopped; to go on: qvision run train --name stopped --resume '
                                      '(under papermill: -p name stopped -p resume true)')

@@ -7,6 +7,7 @@ __all__ = ['join_pairs', 'read_pairs', 'execute', 'run']
 
 # %% ../../nbs/commands/04_run.ipynb #95ae4237
 import os
+import signal
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -65,12 +66,41 @@ def _archive_failure(notebook:str, params:dict, error):
     run = start_run(notebook, given, params['name'], refused=True)
     run.fail(ValueError(f'{error.ename}: {error.evalue}'))
 
+@contextmanager
+def _interruptible(kernel):
+    """Send the first Ctrl-C to the kernel, as Jupyter does; yield what is called before each cell.
+
+    papermill's own way ends the kernel seconds later, within whatever it is doing. A second Ctrl-C still does.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    pressed = False
+    def interrupt(number, frame):
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+        if not kernel.has_kernel: raise KeyboardInterrupt
+        os.kill(kernel.provisioner.pid, signal.SIGINT)
+    def between_cells(**cell): # where the kernel ignores signals
+        if pressed: raise KeyboardInterrupt
+    signal.signal(signal.SIGINT, interrupt)
+    try: yield between_cells
+    finally: signal.signal(signal.SIGINT, before)
+
 def _run_papermill(source:Path, out:Path, params:dict, quiet:bool):
     "Execute a notebook from the current folder, and write it with its outputs to `out`."
     import papermill
-    papermill.execute_notebook(os.path.relpath(source), os.path.relpath(out), parameters=params,
-                               kernel_name='python3', cwd=str(Path.cwd()), progress_bar=False, log_output=False,
-                               stdout_file=None if quiet else sys.stdout, stderr_file=None if quiet else sys.stderr)
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+    kernel = AsyncKernelManager(kernel_name='python3')
+    try:
+        with _interruptible(kernel) as between_cells:
+            papermill.execute_notebook(
+                os.path.relpath(source), os.path.relpath(out), parameters=params, km=kernel, kernel_name='python3',
+                cwd=str(Path.cwd()), on_cell_start=between_cells, extra_arguments=['--log-level=ERROR'],
+                progress_bar=False, log_output=False,
+                stdout_file=None if quiet else sys.stdout, stderr_file=None if quiet else sys.stderr)
+    finally:
+        if kernel.has_kernel: run_sync(kernel.shutdown_kernel)()
 
 # %% ../../nbs/commands/04_run.ipynb #d5479295
 def _claim_name(notebook:str)->str:
@@ -97,6 +127,13 @@ def _claimed(folder:Path, resume:bool):
         yield
 
 # %% ../../nbs/commands/04_run.ipynb #3055e8d3
+def _end_interrupted(folder:Path, said:bool=False):
+    "Say how to go on with a run that Ctrl-C stopped, and exit with 130; one that wrote nothing ends as any command."
+    from qvision.runs.archive import get_run
+    if not (folder/'run.json').exists(): raise KeyboardInterrupt
+    if not said: errors.print(get_run(folder.name).how_to_go_on, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(130)
+
 def execute(notebook:str,      # its name in nbs/, without the suffix
             params:dict,       # name -> value; others as in its parameters cell
             resume:bool=False, # go on with the run that `params` names (default: with the newest unfinished one)
@@ -116,12 +153,10 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
     with _claimed(folder, resume):
         try: _run_papermill(source, out, params | dict(resume=True) if resume else params, quiet)
         except PapermillExecutionError as e:
+            if e.ename == 'KeyboardInterrupt': _end_interrupted(folder, said=not quiet) # on the notebook's stderr
             if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
             raise RuntimeError(f'{e.ename}: {e.evalue} (in {out})') from None
-        except KeyboardInterrupt: # the notebook was interrupted, too
-            if not (folder/'run.json').exists(): raise
-            errors.print(get_run(folder.name).how_to_go_on, highlight=False, markup=False, soft_wrap=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt: _end_interrupted(folder)
         finally:
             if out.is_file() and (folder/'run.json').exists():
                 refer_to_figures(out, get_run(folder.name).info.get('figures', []))
