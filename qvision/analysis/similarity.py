@@ -87,13 +87,13 @@ def image_vectors(model:Captioner,
                  )->dict:              # name -> (B,D or Dv)
     "Return one vector per image: global token, mean query, mean patch, and the tower's pooled token where it has one."
     tower = model.encoder.tower(pixel_values=pixel_values.to(model.dtype))
-    seen = model.encode_image(patch_features=tower.last_hidden_state[:, -model.encoder.num_patches:])
+    seen = model.encode_image(patch_features=model.encoder.as_patches(tower.last_hidden_state))
     tokens = seen['visual_tokens']
     vectors = {'global token': tokens[:, 0],
                'mean query': tokens[:, 1:].mean(1),
                'mean patch': seen['image_features'].mean(1)}
     pooled = getattr(tower, 'pooler_output', None)
-    if pooled is not None: vectors['pooled token of the tower'] = pooled
+    if pooled is not None: vectors['pooled token of the tower'] = pooled.flatten(1) # a grid's is (B,Dv,1,1)
     return vectors
 
 # %% ../../nbs/analysis/01_similarity.ipynb #b7cc8fba

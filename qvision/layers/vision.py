@@ -69,8 +69,12 @@ class Encoder(nn.Module):
     def patch_features(self, pixel_values:Tensor, # (B,3,H,W)
                       )->Tensor:                  # (B,P,Dv) last hidden state without the tokens before the patches
         "Compute the frozen tower's features of each patch; this is what the feature cache keeps."
-        seen = self.tower(pixel_values=pixel_values).last_hidden_state
-        if seen.ndim == 4: return seen.flatten(2).transpose(1, 2) # a grid (B,Dv,h,w), row by row
+        return self.as_patches(self.tower(pixel_values=pixel_values).last_hidden_state)
+
+    def as_patches(self, seen:Tensor, # (B,1+P,Dv) tokens, or a grid (B,Dv,h,w)
+                  )->Tensor:          # (B,P,Dv); of a grid row by row
+        "Return the patches of a tower's last hidden state."
+        if seen.ndim == 4: return seen.flatten(2).transpose(1, 2)
         return seen[:, -self.num_patches:]
 
     def forward(self, patch_features:Tensor, # (B,P,Dv)
