@@ -27,6 +27,8 @@ def _named(**names:str)->Callable: # for Claim.photographs
     def look(): return {key: finished(name) for key, name in names.items()}
     return look
 
+_TOKENS = _named(m='photo-token-similarity')
+
 # %% ../../nbs/runs/07_claims.ipynb #dd5e2aaa
 _FEATURES = [
     Claim('Features', 'Uses frozen CLIP vision encoder and GPT-Neo with trainable bridging layers',
@@ -56,11 +58,13 @@ _ARCHITECTURE = [
     Claim('Architecture', 'Attention weights highlight relevant objects for specific caption words',
           test='pointing game of composed attention on instances: 3 times chance, and above a map of the centre',
           runs=_newest('attention'),
-          judge=judge_pointing),
+          judge=judge_pointing,
+          photographs=_named(m='photo-attention')),
     Claim('Architecture', 'Query tokens attend to semantically meaningful regions',
           test='attention on objects over their share of the image, token by token',
           runs=_newest('token_similarity'),
-          judge=judge_queries)]
+          judge=judge_queries,
+          photographs=_TOKENS)]
 
 # %% ../../nbs/runs/07_claims.ipynb #699480a7
 _PERFORMANCE = [
@@ -129,23 +133,28 @@ _SIMILARITY = [
           test='captions without it lose more than without any query; '
                'correlation alone is no evidence of orchestration',
           runs=_newest('token_similarity'),
-          judge=judge_orchestrator),
+          judge=judge_orchestrator,
+          photographs=_TOKENS),
     Claim('Similarity', 'Average discriminative power 0.52',
           test='the published definition on this captioner',
           runs=_newest('token_similarity'),
-          judge=judge_discriminative),
+          judge=judge_discriminative,
+          photographs=_TOKENS),
     Claim('Similarity', 'The global token distinguishes images',
           test='finding another crop of the same image; better than the mean query to hold fully',
           runs=_newest('token_similarity'),
-          judge=judge_distinguishes),
+          judge=judge_distinguishes,
+          photographs=_TOKENS),
     Claim('Similarity', 'Discriminative power is higher for distinctive subjects, lower for cluttered scenes',
           test='rank correlation with recorded clutter, below 0 to hold',
           runs=_newest('token_similarity'),
-          judge=judge_clutter),
+          judge=judge_clutter,
+          photographs=_TOKENS),
     Claim('Similarity', 'Attention clusters semantically: related concepts receive similar patterns',
           test='token preferences of categories of one kind against those of other kinds',
           runs=_newest('token_similarity'),
-          judge=judge_clustering),
+          judge=judge_clustering,
+          photographs=_TOKENS),
     Claim('Similarity', 'Similarities evolve from random to structured during training',
           test='recorded during real training: CKA with the last step rises from below 0.9, and images come further '
                'apart; one of the two to hold in part',
