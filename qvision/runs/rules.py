@@ -250,12 +250,12 @@ def judge_orchestrator(m):
     return figure, verdict_of(lost['interval'][0] > 0 and rank == 1)
 
 def judge_discriminative(m):
-    "Judge the published average of discriminative power: 0.52 inside the interval."
+    "Judge the published average of discriminative power: 0.52 inside the interval, at its two decimals."
     power = m['published_power']
     low, high = power['mean_interval']
     figure = (f'average {shown(power["mean"], power["mean_interval"])}, median {power["median"]:.2f}, '
               f'largest {power["largest"]:.1f}')
-    return figure, verdict_of(low <= .52 <= high)
+    return figure, verdict_of(round(low, 2) <= .52 <= round(high, 2))
 
 def judge_distinguishes(m):
     "Judge retrieval by the global token: better than the mean query to hold, than chance to hold in part."
