@@ -32,7 +32,7 @@ def _common(version:Annotated[bool, typer.Option(
 # %% ../nbs/90_cli.ipynb #63ab7b76
 def _frozen_share(frozen_ratio:float|None, run)->float: # the run, or None
     "Return the frozen share of the decoder's blocks: as asked for, else the run's own, else the published table's."
-    from qvision.training.phase import TrainParameters
+    from qvision.training.train_parameters import TrainParameters
     if frozen_ratio is not None: return frozen_ratio
     if run: return TrainParameters(**run.params).resolve()[1].frozen_ratio
     return .4

@@ -209,7 +209,7 @@ def test_the_shipped_captioner_is_used_unless_a_run_is_named(tmp_path, monkeypat
     from qvision.commands import models
     from qvision.commands.models import chosen_model
     from qvision.runs.archive import start_run
-    from qvision.training.phase import TrainParameters
+    from qvision.training.train_parameters import TrainParameters
     monkeypatch.setenv('QVISION_EXPERIMENTS', str(tmp_path))
     monkeypatch.setattr(models, 'SHIPPED', DRAWINGS)
     with pytest.raises(ValueError, match='no finished training run'): chosen_model('latest')

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 from qvision.config import Phase
 from qvision.model.captioner import tiny_captioner
 from qvision.runs.archive import start_run
-from qvision.training.phase import CaptionDataset, train_phase
+from qvision.training.dataset import CaptionDataset
+from qvision.training.phase import train_phase
 from qvision.training.pretrain import fresh_scenes
 from qvision.training.self_critical import SelfCriticalTrainer
 
@@ -74,7 +75,8 @@ from types import SimpleNamespace
 import numpy as np
 from qvision.config import Phase
 from qvision.model.captioner import tiny_captioner
-from qvision.training.phase import CaptionDataset, train_phase
+from qvision.training.dataset import CaptionDataset
+from qvision.training.phase import train_phase
 model = tiny_captioner()
 shape = (4, model.encoder.num_patches, model.config.vision_config.hidden_size)
 cache = SimpleNamespace(features=np.ones(shape, np.float16), index={i: i for i in range(4)})
@@ -97,7 +99,7 @@ def test_a_full_disk_is_an_error_of_the_checkpoint(on_small_disk):
     assert 'no space left for checkpoint-2' in said.splitlines()[-1]
 
 
-# A resumed run of phase 3, whose log has rewards (phases 1 and 2: in nbs/training/02_phase.ipynb)
+# A resumed run of phase 3, whose log has rewards (phases 1 and 2: in nbs/training/05_phase.ipynb)
 
 class Killed(TrainerCallback):
     "End the training after five steps, as a killed process would."

@@ -138,7 +138,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.runs.claims import ClaimsParameters
     from qvision.training.compare_bridges import BridgesParameters
     from qvision.training.designs import DesignParameters
-    from qvision.training.phase import TrainParameters
+    from qvision.training.train_parameters import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters
     from qvision.training.swap_decoder import SwapParameters

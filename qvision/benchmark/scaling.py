@@ -26,7 +26,8 @@ from .timing import summary
 from .training_step import training_seconds
 from ..config import Phase, get_preset
 from ..model.captioner import Captioner
-from ..training.phase import CaptionDataset, train_phase
+from ..training.dataset import CaptionDataset
+from ..training.phase import train_phase
 
 # %% ../../nbs/benchmark/07_scaling.ipynb #07de8603
 TOKENS = 'tokens'

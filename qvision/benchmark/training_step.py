@@ -26,7 +26,7 @@ from ..layers.vision import num_patches, tower_config
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, build_meta
 from ..training.frozen_cache import Offload, FrozenStates, frozen_depth
-from ..training.phase import Collate, gather_features
+from ..training.dataset import Collate, gather_features
 
 # %% ../../nbs/benchmark/06_training_step.ipynb #56d8a06f
 def _autocast(precision, tensor):
