@@ -8,6 +8,7 @@ __all__ = ['frozen_depth', 'FrozenStates', 'lower_states', 'cached_states', 'Off
 # %% ../../nbs/training/01_frozen_cache.ipynb #9897d5aa
 import hashlib
 import json
+import os
 from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Offload:
         # Meanwhile only the output layer uses the embedding, and autocast would convert it at every step.
         self.model = model
         self.blocks = blocks_of(model.decoder.base_model)
-        self.path = Path(folder)/'set_aside.safetensors'
+        self.path = Path(folder)/f'set_aside{os.environ.get("RANK", "")}.safetensors' # each process has its own
         self.tower = model.encoder.model
         self.lower = list(self.blocks[:depth])
         self.dtype = dtype if depth else None

@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import torch
 from PIL import Image, ImageOps
 
-from ..data.features import cached_features
 from ..data.images import load_images
 from ..evaluation.evaluate import generate_captions
 from ..files import write_text
@@ -26,7 +25,7 @@ from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, parameter_table
 from .designs import BASELINE, DESIGNS, Recipe
 from .callbacks import Reports, validation_loss
-from .dataset import CaptionDataset, labelled_batches
+from .dataset import CaptionDataset, encode_views, labelled_batches
 from .phase import steps_per_epoch, train_phase
 
 # %% ../../nbs/training/12_measure_designs.ipynb #c8381126
@@ -106,9 +105,6 @@ def some_images(images:list, count:int)->list:
 
 def _on_device(model:Captioner)->Captioner: return model.to('cuda' if torch.cuda.is_available() else 'cpu')
 
-def _encode(model:Captioner)->tuple: # further arguments of `cached_features`
-    return model.patch_features, model.image_processor, model.encoder_checksum()
-
 def train_recipe(recipe:Recipe,
                  train,       # CocoData
                  seed:int,
@@ -122,8 +118,7 @@ def train_recipe(recipe:Recipe,
     model = apply_phase(_on_device(Captioner.from_backbones(recipe.preset)), phase.frozen_ratio)
     trainable = parameter_table(model)[-1].trainable
     # 2. the images, in the views of this recipe
-    encode = _encode(model)
-    views = {view: cached_features(train, *encode, progress=progress, view=view) for view in phase.views}
+    views = encode_views(model, train, phase.views, progress)
     whole = views.pop('whole')
     part = SimpleNamespace(images=some_images(train.images, recipe.images))
     dataset = CaptionDataset(part, whole, model.tokenizer, model.config.caption_length, recipe.preset.all_captions,
@@ -168,7 +163,7 @@ def measure_design(design:str,   # its name
     else: model, measured = train_recipe(recipe, train, seed, Path(folder)/f'{design}-{seed}', progress)
     if design == BASELINE: model.save_pretrained(captioner_folder(folder, seed))
     # 2. the dev split
-    cache = cached_features(dev, *_encode(model), progress=progress)
+    cache = encode_views(model, dev, progress=progress)['whole']
     ids = [image.id for image in dev.images]
     if not decodes_only:
         measured['validation_loss'] = validation_loss(model, labelled_batches(model, dev, cache))

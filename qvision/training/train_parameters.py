@@ -49,6 +49,8 @@ class TrainParameters:
     save_steps:int=500              # steps between checkpoints, rounded up to whole log entries
     text_cache:float=20.            # GB of cached states of the frozen lower blocks at most; more is computed anew
     report_to:str|None=None         # tensorboard, wandb, trackio or mlflow, to follow the run there
+    processes:int=1                 # that train together on this machine
+    launch:str|None=None            # command that starts them instead: torchrun or accelerate launch, with options
     resume:bool=False               # go on with the newest unfinished run, or with `name`
     show_images:bool=True           # False: no picture and no caption of the data in the archive
     quiet:bool=False                # no progress

@@ -167,6 +167,7 @@ class ResumableTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
+        if not self.args.should_save: return # the first of several processes does
         for part in self.kept: part.save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model, trial):
@@ -174,7 +175,8 @@ class ResumableTrainer(Trainer):
         try:
             with naming_full_disk(checkpoint.parent, checkpoint.name, 'make room, and resume the run'):
                 super()._save_checkpoint(model, trial)
-                seal(checkpoint)
+                self.accelerator.wait_for_everyone() # of several processes each writes its random state
+                if self.args.should_save: seal(checkpoint)
         except OSError:
             shutil.rmtree(checkpoint, ignore_errors=True) # so that there is room to write that the run has failed
             raise
