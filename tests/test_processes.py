@@ -150,6 +150,6 @@ def test_two_hosts(scenes, alone):
 
 @pytest.mark.parametrize('name, processes, machines', [('one_gpu', 1, 1), ('eight_gpus', 8, 1), ('two_hosts', 16, 2)])
 def test_accelerate_reads_its_files(root, name, processes, machines):
-    config = load_config_from_file(root/f'tools/launch/{name}.yaml')
+    config = load_config_from_file(str(root/f'tools/launch/{name}.yaml'))
     assert (config.num_processes, config.num_machines) == (processes, machines)
     assert config.mixed_precision == 'no'

@@ -68,9 +68,9 @@ class Range:
         return f'of {self.least} or more' if self.most == math.inf else f'from {self.least} to {self.most}'
 
 _COUNTS = ('phase', 'num_queries', 'batch_size', 'epochs', 'accumulation', 'captions_per_image', 'caption_length',
-           'max_steps', 'save_steps', 'processes', 'steps', 'lm_steps', 'scenes', 'vocab_size', 'hidden_size', 'layers',
-           'held_out', 'seeds', 'images', 'shared_images', 'ablated', 'evolution_every', 'curves', 'shown', 'tokens', 'turns',
-           'threads', 'words', 'finalist_seeds')
+           'max_steps', 'save_steps', 'processes', 'steps', 'lm_steps', 'scenes', 'vocab_size', 'hidden_size',
+           'layers', 'held_out', 'seeds', 'images', 'shared_images', 'ablated', 'evolution_every', 'curves',
+           'shown', 'tokens', 'turns', 'threads', 'words', 'finalist_seeds')
 RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     limit=Range(0),                       # 0: all images
     evolution_steps=Range(0),             # 0: none
