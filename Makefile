@@ -20,10 +20,10 @@ experiment: setup
 	BIN=$(BIN) tools/experiment.sh
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadgroup
 
 readme: setup
 	$(BIN)/python tools/make_readme.py

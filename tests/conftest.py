@@ -9,6 +9,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.update(TOKENIZERS_PARALLELISM='false', HF_HUB_OFFLINE='1', CI='true')
 
+# `make test` has as many workers as there are processors: threads of each would wait for those of the others
+workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+if workers > 1: os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count()//workers)))
+
+
+def pytest_collection_modifyitems(items):
+    "Keep the tests of a file together, since they share fixtures; notebooks are on their own."
+    for item in items:
+        if item.path.stem != 'test_notebooks': item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
