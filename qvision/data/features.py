@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -116,6 +118,9 @@ def cached_rows(key:str,             # name of the cache: a checksum of everythi
     return np.load(path, mmap_mode='r')
 
 # %% ../../nbs/data/07_features.ipynb #0634c898
+def _is_full(key:str, rows:int, folder, name:str, dtype:str, **_)->bool:
+    return _rows_done(Path(folder)/key/f'{name}.npy', rows, dtype) == rows
+
 @dataclass
 class FeatureCache:
     "Features of a split, memory-mapped."
@@ -127,6 +132,29 @@ class FeatureCache:
         "Return the features of some images, in the order of `ids`."
         return torch.from_numpy(np.stack([self.features[self.index[i]] for i in ids]).astype(np.float32))
 
+def _fill_together(key:str,
+                   rows:int,
+                   compute,   # first row, end -> the rows from `first` on, none from `end` on
+                   part:tuple, # number of this process, from 0, and of all
+                   folder, **kwargs): # of `cached_rows`
+    "Compute a part of the rows in a cache of its own, or as the first process put all parts together."
+    number, parts = part
+    bounds = [rows*k//parts for k in range(parts + 1)]
+    def name(k): return f'{key}-{k + 1}-of-{parts}'
+    def get(k): # waits where another process computes it; computes it where none has begun
+        return cached_rows(name(k), bounds[k + 1] - bounds[k],
+                           lambda row: compute(bounds[k] + row, bounds[k + 1]), folder=folder, **kwargs)
+    there = [k for k in range(parts) if bounds[k] < bounds[k + 1]]
+    if number in there: get(number)
+    if number == 0:
+        found = {k: get(k) for k in there}
+        def read(row):
+            k = next(k for k in there if bounds[k] <= row < bounds[k + 1])
+            return torch.from_numpy(found[k][row - bounds[k]:][:64].copy())
+        cached_rows(key, rows, read, folder=folder, **kwargs)
+    while not _is_full(key, rows, folder, **kwargs): time.sleep(.1)
+    for k in there if number == 0 else [number]: shutil.rmtree(Path(folder)/name(k), ignore_errors=True)
+
 def cached_features(data,                # a CocoData: `.images` and `.digests`
                     encode:Callable,     # (B,3,H,W) -> (B,P,Dv)
                     processor,           # image processor of transformers
@@ -136,6 +164,7 @@ def cached_features(data,                # a CocoData: `.images` and `.digests`
                     dtype:str='float16', # of the stored features
                     progress:bool=True,  # show a progress bar
                     view:str='whole',    # of the images, see `change_view`
+                    part:tuple=(0, 1),   # of several processes that fill the cache together: number, from 0, and of all
                    )->FeatureCache:
     "Return the features of every image of a split, computing those that the cache lacks."
     images = data.images
@@ -143,9 +172,13 @@ def cached_features(data,                # a CocoData: `.images` and `.digests`
         raise ValueError(f'split {getattr(data, "split", "")!r} has no images: there are no features to compute; '
                          'name a split that has some, see `qvision data check`')
     key = cache_key([data.digests[image.id] for image in images], processor, weights, dtype, view)
-    def compute(first):
-        some = images[first:first + batch_size]
+    def compute(first, end=None):
+        some = images[first:first + batch_size][:end and end - first]
         changes = [partial(change_view, view=view, key=data.digests[image.id]) for image in some]
         return encode(load_images([image.path for image in some], processor, changes=changes))
-    features = cached_rows(key, len(images), compute, 'features', folder, dtype, "try dtype='float32'", progress)
+    folder = folder or cache_folder()
+    options = dict(name='features', dtype=dtype, remedy="try dtype='float32'", progress=progress)
+    if part[1] > 1 and not _is_full(key, len(images), folder, **options):
+        _fill_together(key, len(images), compute, part, folder, **options)
+    features = cached_rows(key, len(images), compute, folder=folder, **options)
     return FeatureCache(features, {image.id: row for row, image in enumerate(images)}, key)

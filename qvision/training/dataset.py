@@ -177,10 +177,11 @@ def encode_views(model:Captioner,
                  data,                  # a CocoData
                  views=('whole',),      # see `change_view`
                  progress:bool=True,
+                 part:tuple=(0, 1),     # of several processes that compute them, see `cached_features`
                 )->dict:                # view -> FeatureCache
     "Return a split's features in every view, computed where the cache lacks them."
     encode = (model.patch_features, model.image_processor, model.encoder_checksum())
-    return {view: cached_features(data, *encode, progress=progress, view=view) for view in views}
+    return {view: cached_features(data, *encode, progress=progress, view=view, part=part) for view in views}
 
 def phase_dataset(model:Captioner,
                   data,                   # a CocoData
@@ -188,9 +189,10 @@ def phase_dataset(model:Captioner,
                   all_captions:bool=True, # else the first of each image
                   seed:int=0,             # of the view that an item has in an epoch
                   progress:bool=True,
+                  part:tuple=(0, 1),      # of several processes, see `cached_features`
                  )->CaptionDataset:
     "Return a split as a phase trains on it."
-    seen = encode_views(model, data, phase.views, progress)
+    seen = encode_views(model, data, phase.views, progress, part)
     first, *others = seen
     return CaptionDataset(data, seen[first], model.tokenizer, model.config.caption_length, all_captions,
                           phase.captions_per_image, {view: seen[view] for view in others}, seed)

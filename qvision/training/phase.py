@@ -243,22 +243,24 @@ _OUTCOME = 'outcome.safetensors' # beside the checkpoints: the weights that trai
 _LOG = 'log.json'
 _ERROR = 'error.txt'
 
-def _is_first()->bool: return os.environ.get('RANK', '0') == '0'
+def _rank()->int: return int(os.environ.get('RANK', 0))
 
 def run_job(file, # of `Job.save`
            ):
     "Train a phase as one of the processes that read this job; the first of them keeps what it came to."
     job = Job.load(file)
     phase = Phase(**job.phase)
-    progress = _is_first() and not job.quiet
+    first = _rank() == 0
+    progress = first and not job.quiet
     # 1. the captioner and its data
     model = Captioner.from_pretrained(job.model)
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     options = dict(karpathy=job.karpathy, progress=progress)
     train = open_split(job.data, job.split, limit=job.limit, **options)
-    dataset = phase_dataset(model, train, phase, job.all_captions, job.seed, progress)
+    part = (_rank(), num_processes())
+    dataset = phase_dataset(model, train, phase, job.all_captions, job.seed, progress, part)
     reports = None
-    if job.validation and _is_first():
+    if job.validation and first:
         held_out = open_split(job.data, job.validation, limit=min(job.limit or 500, 500), **options)
         cache = encode_views(model, held_out, progress=progress)['whole']
         samples = cache.rows([image.id for image in held_out.images[:3]])
@@ -268,7 +270,7 @@ def run_job(file, # of `Job.save`
                       reports or Reports(model, quiet=not progress), text_cache=job.text_cache,
                       report_to=job.report_to)
     # 3. what it came to
-    if not _is_first(): return
+    if not first: return
     trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     save_file(trained, Path(job.folder)/_OUTCOME)
     if reports: reports.save(job.folder)
