@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -278,7 +279,11 @@ def run_job(file, # of `Job.save`
 
 def main(file):
     "Run a job; leave the error of the first process that fails in a file, for who started them all."
-    try: run_job(file)
+    try:
+        run_job(file)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier() # who leaves first would break the connections of the others
+            torch.distributed.destroy_process_group()
     except Exception as e:
         told = Path(Job.load(file).folder)/_ERROR
         if not told.exists(): write_text(told, f'{type(e).__name__}: {e}') # the others only miss this one
@@ -305,15 +310,18 @@ def launch(file,                    # of `Job.save`
     folder = Path(Job.load(file).folder)
     (folder/_ERROR).unlink(missing_ok=True)
     started = _start(file, processes, command)
+    last = deque(maxlen=40)
     try:
         for line in started.stdout:
+            last.append(line)
             if not quiet: print(line, end='', flush=True)
         status = started.wait()
     finally:
         if started.poll() is None: started.terminate() # torchrun ends its processes
         started.wait()
     if status == 0: return
-    why = (folder/_ERROR).read_text() if (folder/_ERROR).is_file() else f'they ended with status {status}'
+    if (folder/_ERROR).is_file(): why = (folder/_ERROR).read_text()
+    else: why = f'they ended with status {status}, and said last:\n{"".join(last)}'
     raise RuntimeError(f'training in several processes failed: {why}')
 
 def train_together(model:Captioner,
