@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qvision.runs.archive import RENAMED
-from qvision.training.phase import TRACKERS
+from qvision.training.train_parameters import TRACKERS
 
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']
 RECORDED = {'params', 'seed', 'git', 'packages', 'python', 'machine', 'data', 'parent', 'seconds', 'peak_memory_mb',

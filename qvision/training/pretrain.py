@@ -30,7 +30,7 @@ from ..data.tokenizer import encode_captions
 from ..evaluation.grounding import patch_cover
 from ..files import locked, naming_full_disk, reserve, whole_folder, write_text
 from ..model.captioner import cast
-from .phase import on_one_device
+from .train_parameters import on_one_device
 from .trainer import ResumableTrainer, newest_checkpoint, resumable_arguments
 
 # %% ../../nbs/training/06_pretrain.ipynb #3de04736
