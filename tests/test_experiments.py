@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qvision.runs.archive import RENAMED
+from qvision.runs.run_files import RENAMED
 from qvision.training.train_parameters import TRACKERS
 
 SMALL = ['-p', 'limit', '40', '-p', 'quiet', 'true']

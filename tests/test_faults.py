@@ -217,7 +217,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from qvision.runs.archive import RunError, start_run
+from qvision.runs.archive import start_run
+from qvision.runs.run_files import RunError
 @dataclass
 class Example: seed:int = 0
 def meet(where):

@@ -29,7 +29,8 @@ from qvision.layers.domain import Domain
 from qvision.model.captioner import Captioner, tiny_captioner
 from qvision.model.multimodel import multimodel_config
 from qvision.model.multimodel_layout import MultimodelCheckpoint, read_multimodel
-from qvision.runs.archive import Run, run_folder
+from qvision.runs.archive import Run
+from qvision.runs.run_files import run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DEEP = '['*100_000

@@ -130,9 +130,9 @@ def test_archived_notebooks_name_no_machines_paths(root):
 
 
 def parameter_classes()->dict: # experiment -> dataclass of its parameters
-    from qvision.analysis.attribution import AttentionParameters
+    from qvision.analysis.faithfulness import AttentionParameters
     from qvision.analysis.gallery import GalleryParameters
-    from qvision.analysis.similarity import SimilarityParameters
+    from qvision.analysis.evolution import SimilarityParameters
     from qvision.benchmark.captioning import BenchmarkParameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters

@@ -15,7 +15,8 @@ from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-from qvision.runs.archive import flatten, list_runs
+from qvision.runs.archive import list_runs
+from qvision.runs.compare import flatten
 from qvision.runs.verdicts import usual
 from qvision.tables import render_table
 

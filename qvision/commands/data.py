@@ -65,7 +65,7 @@ def data_join(
     copy:Annotated[bool, typer.Option(help='Copy the pictures instead of linking them.')]=False,
 ):
     "Add the training images of one data set to another. Example: qvision data join data/both data/flickr8k data/own"
-    from qvision.data.convert import join_folders
+    from qvision.data.join import join_folders
     console.print(f'written: {join_folders(root, first, other, repeat, copy)}')
 
 @data_app.command('check')
@@ -95,6 +95,6 @@ def data_flickr8k(
 ):
     ("Make a folder in COCO layout from Flickr8k, or from Karpathy's file for Flickr30k or COCO. "
      "Example: qvision data flickr8k downloads/Flickr8k data/flickr8k")
-    from qvision.data.convert import from_flickr8k
+    from qvision.data.flickr8k import from_flickr8k
     done = from_flickr8k(source, out, copy, seed, images)
     console.print(f'written: {done}', markup=False, highlight=False)

@@ -45,7 +45,8 @@ def read_pairs(pairs:list[str]|None, # of the options -p
 # %% ../../nbs/commands/04_run.ipynb #430ab80e
 def _resumed(notebook:str, params:dict)->dict:
     "Return the parameters of the run to go on with, changed by those that are given now."
-    from qvision.runs.archive import find_run, unfinished_run, with_parent
+    from qvision.runs.archive import find_run, unfinished_run
+    from qvision.runs.run_files import with_parent
     from qvision.runs.parameters import is_unset
     if is_unset(params.get('name')):
         phase = {k: int(v) for k, v in params.items() if k == 'phase'}
@@ -106,7 +107,7 @@ def _run_papermill(source:Path, out:Path, params:dict, quiet:bool):
 def _claim_name(notebook:str)->str:
     "Return a name that no run has, and make its folder."
     from qvision.files import locked
-    from qvision.runs.archive import new_name, run_folder
+    from qvision.runs.run_files import new_name, run_folder
     from qvision.runs.parameters import experiments_root
     with locked(experiments_root()):
         name = new_name(notebook)
@@ -141,7 +142,8 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
             )->Path:           # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
     from papermill import PapermillExecutionError
-    from qvision.runs.archive import get_run, refer_to_figures, run_folder
+    from qvision.runs.archive import get_run
+    from qvision.runs.run_files import refer_to_figures, run_folder
     from qvision.runs.parameters import is_unset, project_root
     source = project_root()/f'nbs/{notebook}.ipynb'
     if not source.is_file():

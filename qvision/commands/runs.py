@@ -116,7 +116,8 @@ def runs_show(
     as_json:AsJson=False,
 ):
     "Show everything about a run. Example: qvision runs show phase2-mini"
-    from qvision.runs.archive import flatten, get_run
+    from qvision.runs.archive import get_run
+    from qvision.runs.compare import flatten
     run = get_run(name)
     if as_json:
         typer.echo(json.dumps(dict(run=run.info, metrics=run.metrics), indent=1))
@@ -132,7 +133,8 @@ def runs_compare(
     b:Annotated[str, typer.Argument(help='Name of another.')],
 ):
     "Show where two runs differ. Example: qvision runs compare phase1-mini phase2-mini"
-    from qvision.runs.archive import compare, get_run
+    from qvision.runs.archive import get_run
+    from qvision.runs.compare import compare
     table = Table('', a, b)
     for key, x, y in compare(get_run(a), get_run(b)): table.add_row(key, str(x), str(y))
     console.print(table)

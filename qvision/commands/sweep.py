@@ -188,7 +188,7 @@ HEADLINE_NUMBERS = dict( # kind of run -> numbers of its metrics, the first that
     pretrain_decoder=(Number('held_out_nats', 'held-out loss', 'nats per token', 'lowest'),))
 
 def _numbers(metrics:dict)->dict: # key -> number
-    from qvision.runs.archive import flatten
+    from qvision.runs.compare import flatten
     return {k: v for k, v in flatten(metrics).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 def chosen_number(kind:str,           # of the runs
@@ -290,7 +290,8 @@ class SweepParameters:
 
 def _sweep_name(given:str|None, wanted:SweepParameters)->str:
     "Return the name that is given, that of the unfinished sweep of these values, or a new one."
-    from qvision.runs.archive import new_name, unfinished_run
+    from qvision.runs.archive import unfinished_run
+    from qvision.runs.run_files import new_name
     if given: return given
     stopped = unfinished_run('sweep', **asdict(wanted))
     return stopped.name if stopped else new_name(f'{wanted.notebook}-sweep')
