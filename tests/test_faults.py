@@ -17,7 +17,7 @@ from qvision.model.captioner import tiny_captioner
 from qvision.runs.archive import start_run
 from qvision.training.dataset import CaptionDataset
 from qvision.training.phase import train_phase
-from qvision.training.pretrain import fresh_scenes
+from qvision.training.pretrain_data import fresh_scenes
 from qvision.training.self_critical import SelfCriticalTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_a_full_disk_is_an_error_of_the_cache(on_small_disk):
 
 DRAW = '''
 import sys
-from qvision.training.pretrain import fresh_scenes
+from qvision.training.pretrain_data import fresh_scenes
 fresh_scenes(sys.argv[1], 64, workers=1, progress=False)
 '''
 TRAIN = '''
@@ -192,12 +192,12 @@ def test_a_cache_made_again_leaves_the_one_in_use_readable(tmp_path):
 
 
 NOTED = '''
-from qvision.training import pretrain
-draw_all = pretrain._draw_all
+from qvision.training import pretrain_data
+draw_all = pretrain_data._draw_all
 def noted(*args):
     print('drawing', flush=True)
     draw_all(*args)
-pretrain._draw_all = noted
+pretrain_data._draw_all = noted
 ''' + DRAW
 
 
