@@ -170,7 +170,7 @@ def limits(model:Captioner, runs:list)->list[str]:
 USE = '''## Use
 
 ```python
-from qvision.model.captioner import Captioner
+from qvision import Captioner
 
 captioner = Captioner.from_pretrained(FOLDER_OR_HUB_ID)
 captioner('photo.jpg')
