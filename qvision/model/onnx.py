@@ -86,6 +86,13 @@ def export_image_graph(model,     # a Captioner with late fusion, in float32
         outputs = dict(visual_keys_values=['batch', *program(pixels).shape[1:]])
         return _write_graph(program, (pixels,), ({0: 'batch'},), ['pixel_values'], outputs, path)
 
+def _free_sizes(text_config)->tuple: # of batch, new tokens and cached ones
+    """Return free sizes. Bounded like this their sum is known to fit in the decoder's positions, which saves torch
+    minutes of symbolic algebra; nothing in the graph depends on the bounds."""
+    from torch.export import Dim
+    half = getattr(text_config, 'max_position_embeddings', 2048)//2
+    return Dim('batch', min=1), Dim('tokens', min=1, max=half), Dim('past', min=0, max=half)
+
 def export_step_graph(model,     # a Captioner with late fusion, in float32
                       path:Path, # FILE.onnx
                      )->dict:    # names of file, inputs and outputs; sizes of the cache (heads, width) per tensor
@@ -100,7 +107,8 @@ def export_step_graph(model,     # a Captioner with late fusion, in float32
     # 2. names and free sizes
     places = [f'{block}.{part}' for block in range(len(past)//2) for part in ('key', 'value')]
     inputs = ['input_ids', 'visual_keys_values', *(f'past.{place}' for place in places)]
-    dynamic = ({0: 'batch', 1: 'tokens'}, {0: 'batch'}, [{0: 'batch', 2: 'past'} for _ in past])
+    batch, tokens, cached = _free_sizes(model.config.text_config)
+    dynamic = ({0: batch, 1: tokens}, {0: batch}, [{0: batch, 2: cached} for _ in past])
     outputs = dict(logits=['batch', 'tokens', model.get_output_embeddings().weight.shape[0]])
     for place, x in zip(places, past):
         outputs[f'present.{place}'] = ['batch', x.shape[1], 'past + tokens', x.shape[3]]
