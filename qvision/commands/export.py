@@ -15,7 +15,7 @@ from .app import app
 from .models import load
 
 # %% ../../nbs/commands/09_export.ipynb #18b6d418
-FORMATS = ('torch', 'onnx')
+FORMATS = dict(torch='.pt2', onnx='.onnx') # format -> suffix of its files
 
 def _exporter(format:str):
     "Return the function that exports to a format; raise an error where the format or its packages are missing."
@@ -39,4 +39,4 @@ def export(
     write = _exporter(format) # an error now, not after loading
     write(load(model, device='cpu'), out)
     for file in sorted(out.iterdir()):
-        if file.suffix in ('.onnx', '.pt2'): typer.echo(f'written: {file} ({file.stat().st_size/1e6:.1f} MB)')
+        if file.suffix == FORMATS[format]: typer.echo(f'written: {file} ({file.stat().st_size/1e6:.1f} MB)')
