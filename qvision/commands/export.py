@@ -37,6 +37,9 @@ def export(
 ):
     "Export a captioner for other engines. Example: qvision export package:captioner out --format onnx"
     write = _exporter(format) # an error now, not after loading
-    write(load(model, device='cpu'), out)
+    if out.exists() and not out.is_dir(): raise NotADirectoryError(f'{out} is no folder')
+    written = write(load(model, device='cpu'), out)
     for file in sorted(out.iterdir()):
         if file.suffix == FORMATS[format]: typer.echo(f'written: {file} ({file.stat().st_size/1e6:.1f} MB)')
+    if format == 'onnx':
+        typer.echo(f'largest difference from PyTorch, in onnxruntime: {written["largest_difference"]:.0e}')
