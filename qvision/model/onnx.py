@@ -244,10 +244,10 @@ def caption_with_onnx(folder, # with config.json
     "Caption an image with the graphs in a folder; for many images keep an `OnnxCaptioner`."
     return OnnxCaptioner(folder)(image)
 
-# %% ../../nbs/model/07_onnx.ipynb #ea001819
+# %% ../../nbs/model/07_onnx.ipynb #b63075db
 def _difference(found, expected)->float:
-    "Return the largest difference, each as a share of 1 + the expected value; NaN where a value is."
-    return float((abs(found - expected)/(1 + abs(expected))).max())
+    "Return the largest difference as a share of the largest value, which counts as 1 at least; NaN where a value is."
+    return float(abs(found - expected).max()/max(1, abs(expected).max()))
 
 def onnx_differences(model,       # a Captioner with late fusion, in float32
                      graphs:OnnxCaptioner,
