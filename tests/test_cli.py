@@ -36,7 +36,7 @@ def boat(tmp_path):
 
 def test_help_is_complete(qvision, tmp_path):
     out = qvision('--help', cwd=tmp_path).stdout
-    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'params', 'import-multimodel')
+    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'export', 'params', 'import-multimodel')
     for command in commands: assert command in out
 
 
@@ -254,7 +254,7 @@ def test_a_name_cannot_leave_the_archive(qvision, root, workplace, tmp_path):
 
 @pytest.mark.parametrize('args', [
     ('runs', 'show', 'nothing'), ('run', 'nothing'), ('params', '--preset', 'minni'),
-    ('import-multimodel', '.', 'out'), ('caption', 'x.png', '--model', './none')])
+    ('import-multimodel', '.', 'out'), ('export', './none', 'out'), ('caption', 'x.png', '--model', './none')])
 def test_errors_are_one_line(qvision, tmp_path, args):
     done = qvision(*args, cwd=tmp_path, check=False)
     assert done.returncode == 1
