@@ -87,12 +87,13 @@ def test_requirements_are_said_once(root):
     settings = ConfigParser(interpolation=None)
     settings.read(root/'settings.ini')
     assert settings['DEFAULT']['requirements'].split() == project['dependencies']
-    assert settings['DEFAULT']['dev_requirements'].split() == project['optional-dependencies']['dev']
+    extras = project['optional-dependencies']
+    for extra in extras: assert settings['DEFAULT'][f'{extra}_requirements'].split() == extras[extra]
     lines = (root/'constraints.txt').read_text().split()
     assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines), 'names and versions, and no place to get them'
     assert 'torch==2.13.0' in lines
     pinned = {canonicalize_name(name): version for name, version in (line.split('==') for line in lines)}
-    for r in map(Requirement, project['dependencies'] + project['optional-dependencies']['dev']):
+    for r in map(Requirement, sum(extras.values(), project['dependencies'])):
         if r.name not in ('setuptools', 'wheel'): assert r.specifier.contains(pinned[canonicalize_name(r.name)]), r
 
 

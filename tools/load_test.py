@@ -148,7 +148,7 @@ def run(model:str, clients:list, requests:int, *options)->list[Load]:
         return [put_under_load(host, pictures, expected, each, requests) for each in clients]
 
 
-HEADERS = ['clients', 'requests', 'lost', 'wrong', 'requests/s', 'median ms', '95 % ms', '99 % ms', 'pictures per batch',
+HEADERS = ['clients', 'requests', 'lost', 'wrong', 'requests/s', 'median ms', '95 % ms', '99 % ms', 'pictures/batch',
            'memory MB', 'growth MB']
 
 
