@@ -28,7 +28,7 @@ EXTRA = "the packages of the extra `serve` are not installed: pip install 'qvisi
 for package in ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client'):
     pytest.importorskip(package, reason=EXTRA)
 
-from qvision.serving.server import CaptionServer, ServerLimits, make_app, open_port, run_app, url_of # noqa: E402
+from qvision.serving.server import CaptionServer, ServerLimits, make_app, open_port, url_of # noqa: E402
 
 DRAWINGS = 'package:captioner-drawings'
 
