@@ -36,7 +36,8 @@ def boat(tmp_path):
 
 def test_help_is_complete(qvision, tmp_path):
     out = qvision('--help', cwd=tmp_path).stdout
-    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'export', 'params', 'import-multimodel')
+    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'export', 'serve', 'params',
+                'import-multimodel')
     for command in commands: assert command in out
 
 

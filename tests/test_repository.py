@@ -179,7 +179,7 @@ def test_numbers_that_no_run_could_use_are_refused():
 
 
 FLOORS = ('', 'data', 'layers', 'evaluation', 'inference', 'model', 'training', 'analysis', 'benchmark', 'runs',
-          'commands')
+          'serving', 'commands')
 
 
 def exported_modules(root)->dict: # module -> (floor, place in the reading order of its folder)
