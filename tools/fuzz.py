@@ -9,6 +9,7 @@ one that does not name the file, an input that computes for more than 5 s, and t
 reader the inputs per second, the distinct lines reached before and after, and each fault with its smallest input.
 Seconds are those that the process computes: on a busy machine it takes longer."""
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -228,7 +229,8 @@ def signature(error:BaseException)->str:
     if isinstance(error, Wrong):
         what = str(error).partition(':')[0]
         return f'{what}, {signature(error.__cause__)}' if error.__cause__ else what
-    return f'{kind} in {own[-1] if own else frames[-1].name}'
+    where = own or [f.name for f in frames] or ['no function']
+    return f'{kind} in {where[-1]}'
 
 
 def fault(reader, data:bytes)->tuple|None: # (signature, message) of what goes wrong, None where nothing does
@@ -298,7 +300,9 @@ def fuzz(name:str, folder:Path, seconds:int, seed:int):
 
 
 def lines_of(code)->set[int]:
-    found = {line for _, _, line in code.co_lines() if line}
+    "Return the lines of the functions in some code; what runs when a module is imported does not count."
+    is_function = code.co_flags & inspect.CO_OPTIMIZED
+    found = {line for _, _, line in code.co_lines() if line} if is_function else set()
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType): found |= lines_of(inner)
     return found

@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,7 @@ class Experiment:
 
     def results(self, folder)->dict: # name -> bytes
         root = self.root(folder)
-        found = [path for pattern in self.files for path in sorted(root.glob(pattern))]
+        found = [path for pattern in self.files for path in sorted(root.glob(pattern)) if path.name[0] != '.']
         return {path.relative_to(root).as_posix(): content(path) for path in found if path.is_file()}
 
     def state(self, folder)->str: # what the archive says
@@ -308,9 +309,11 @@ def differences(mine:dict, undisturbed:dict)->list[str]:
 
 
 def leftovers(folder:Path)->list[str]:
-    "Return the unfinished files and folders that nobody will look for."
-    found = [path for path in folder.rglob('.*') if path.name.startswith('.new-') or '-unfinished-' in path.name]
-    return sorted({path.name.split('-')[-1] if path.name.startswith('.new-') else '-unfinished-' for path in found})
+    "Return the unfinished files and folders that lie there, hidden, without the random part of their names."
+    names = {path.name for path in folder.rglob('.*')}
+    unfinished = {re.sub(r'^\.new-[0-9a-f]{8}-|(?<=-unfinished-).*', '', name) for name in names
+                  if name.startswith('.new-') or '-unfinished-' in name}
+    return sorted(unfinished)
 
 
 def run_chain(bench:Bench, name:str, job:str, moments:list[Moment], signal_name:str)->list[dict]:

@@ -7,7 +7,7 @@ __all__ = ['MADE_BY', 'NO_FUZZER', 'CASES', 'RobustnessParameters', 'keep_result
            'count_kills', 'kind_of', 'read_cases', 'count_cases', 'survival_figure', 'fuzzing_rows', 'fault_rows',
            'share', 'finding']
 
-# %% ../../nbs/runs/10_robustness.ipynb #384dadb4
+# %% ../../nbs/runs/10_robustness.ipynb #c15e5286
 import json
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 
 from .parameters import project_root
 
-# %% ../../nbs/runs/10_robustness.ipynb #4050a570
+# %% ../../nbs/runs/10_robustness.ipynb #7f68dd16
 @dataclass
 class RobustnessParameters:
     "Parameters of robustness.ipynb."
@@ -50,7 +50,7 @@ def keep_results(params:RobustnessParameters, folder:Path)->dict: # 'kills' | 'f
         if source.resolve() != kept[name].resolve(): shutil.copyfile(source, kept[name])
     return kept
 
-# %% ../../nbs/runs/10_robustness.ipynb #1132469a
+# %% ../../nbs/runs/10_robustness.ipynb #0039e149
 NO_FUZZER = 'atheris is not installed: pip install atheris'
 
 def _call(*words, quiet:bool):
@@ -69,7 +69,7 @@ def make_quick(folder:Path, quiet:bool=False)->RobustnessParameters: # which nam
     _call('-m', 'pytest', 'tests/test_bad_input.py', '-k', 'record or table', '--junitxml', paths['tests'], quiet=quiet)
     return RobustnessParameters(**{name: str(path) for name, path in paths.items()})
 
-# %% ../../nbs/runs/10_robustness.ipynb #52743c8b
+# %% ../../nbs/runs/10_robustness.ipynb #98f27fdc
 def read_kills(path:Path # JSON lines
               )->list[dict]:
     "Return what tools/kills.py wrote of each kill."
@@ -90,7 +90,7 @@ def count_kills(rows:list[dict])->list[dict]: # moment, signal, tried, survived
     "Count kills by moment and signal; one whose moment was not reached has not survived it."
     return count_by(rows, ('moment', 'signal'), lambda row: row['survived'] and row['reached'])
 
-# %% ../../nbs/runs/10_robustness.ipynb #943e0a82
+# %% ../../nbs/runs/10_robustness.ipynb #5e8c6fc6
 _IMAGES = ('a_broken_image_is_named_with_its_reason', 'a_path_that_is_no_file_is_named', 'the_rest_of_a_folder_goes_on',
            'a_jpeg_without_its_end_is_read_with_a_warning', 'what_lies_below_transparent_pixels_does_not_matter',
            'wide_values_are_scaled_from_their_own_range', 'hostile_pictures_are_named')
@@ -135,7 +135,7 @@ def count_cases(rows:list[dict])->list[dict]: # kind, tried, survived
     order = [*CASES, 'properties']
     return count_by(sorted(tried, key=lambda row: order.index(row['kind'])), ('kind',), lambda row: row['handled'])
 
-# %% ../../nbs/runs/10_robustness.ipynb #fa20f95a
+# %% ../../nbs/runs/10_robustness.ipynb #ff72f86c
 def survival_figure(counts:list[dict], # with tried and survived
                     keys:tuple,        # whose values name a bar
                     title:str):        # a matplotlib figure
@@ -153,7 +153,7 @@ def survival_figure(counts:list[dict], # with tried and survived
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return fig
 
-# %% ../../nbs/runs/10_robustness.ipynb #28ed872b
+# %% ../../nbs/runs/10_robustness.ipynb #b7c9a8b6
 def fuzzing_rows(found:dict # what tools/fuzz.py wrote
                 )->list[dict]:
     "Return a row per reader: inputs, inputs per second, distinct lines that were reached, faults."
@@ -170,7 +170,7 @@ def fault_rows(found:dict # what tools/fuzz.py wrote
     return [dict(reader=reader) | {key: fault[key] for key in ('fault', 'bytes', 'text', 'message')}
             for reader, row in found.get('readers', {}).items() for fault in row['faults']]
 
-# %% ../../nbs/runs/10_robustness.ipynb #822c711c
+# %% ../../nbs/runs/10_robustness.ipynb #b3a27a38
 def share(rows:list[dict])->str: # '59 of 60'
     "Return how many were survived of all that were tried."
     return f'{sum(row["survived"] for row in rows)} of {sum(row["tried"] for row in rows)}'
