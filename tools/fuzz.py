@@ -137,6 +137,7 @@ class Checkpoints:
         from qvision.layers.domain import Domain
         from qvision.model.captioner import Captioner, tiny_captioner
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         logging.disable(logging.CRITICAL)
         self.root, self.read = folder/'model', Captioner.from_pretrained
         model = tiny_captioner()
