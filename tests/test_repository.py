@@ -137,6 +137,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.benchmark.captioning import BenchmarkParameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters
+    from qvision.runs.robustness import RobustnessParameters
     from qvision.training.compare_bridges import BridgesParameters
     from qvision.training.designs import DesignParameters
     from qvision.training.train_parameters import TrainParameters
@@ -146,7 +147,8 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
                 swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
-                pretrain_decoder=DecoderParameters, gallery=GalleryParameters, photo_design=DesignParameters)
+                pretrain_decoder=DecoderParameters, gallery=GalleryParameters, photo_design=DesignParameters,
+                robustness=RobustnessParameters)
 
 
 def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):
