@@ -62,7 +62,7 @@ class Moment:
 def features(function, **options): return Moment('feature cache', f'qvision.data.features:{function}', **options)
 def states(function, **options): return Moment('text-state cache', f'qvision.data.features:{function}', **options)
 def trainer(function, **options): return Moment('training', f'qvision.training.trainer:{function}', **options)
-def phase(function, **options): return Moment('training', f'qvision.training.phase:{function}', **options)
+def report(function, **options): return Moment('training', f'qvision.training.callbacks:{function}', **options)
 def saving(place, **options): return Moment('saving', place, **options)
 def scoring(place, **options): return Moment('evaluation', place, **options)
 def writing(place, **options): return Moment('data writing', place, **options)
@@ -90,8 +90,8 @@ CHAINS = {
         trainer('ResumableTrainer.training_step', call=3),
         trainer('ResumableTrainer._get_grad_norm', mode='after', call=5, victim='both'),
         Moment('training', 'torch.optim.adamw:AdamW.step', mode='after', call=2, victim='command'),
-        phase('Reports.on_log', call=2, victim='both'),
-        phase('validation_loss', mode='after'),
+        report('Reports.on_log', call=2, victim='both'),
+        report('validation_loss', mode='after'),
         Moment('training', 'qvision.training.frozen_cache:Offload.__exit__')]),
     'saving': ('train', [
         saving(SAVE_TENSORS, mode='half', where='checkpoint-4/model'),
