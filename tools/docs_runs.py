@@ -138,7 +138,8 @@ def run_page(run, children=(), repository:str='', pages=())->str: # names of run
     files = sorted(figures.glob('*.png')) + sorted(figures.glob('*.gif'))
     told = short(run)
     params = [(as_text(name), as_text(value)) for name, value in run.params.items()]
-    what = f'A run of the experiment [{as_text(kind)}](../{kind}.html).' if kind in pages else ''
+    what = f'A run of the experiment [{as_text(kind)}](../{kind}.html). ' if kind in pages else ''
+    what += 'Here are [all runs](../experiments.html).'
     parts = [f'---\ntitle: {as_text(run.name)}\n---', f'**{as_text(told)}**' if told else '',
              _scores(run) or _numbers(run), what, _files(run, repository),
              '## The run', render_table(_facts(run, children), ['', '']),

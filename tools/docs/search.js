@@ -6,8 +6,7 @@
     'of on or our own s should so t than that the them then there these this to use using want was we what when where ' +
     'which who why will with you your').split(' '))
   const SAME = {photo: 'image', photograph: 'image', picture: 'image', pic: 'image', img: 'image', setup: 'install',
-    learn: 'train', finetun: 'train', cli: 'command', faster: 'speed', fast: 'speed', gpu: 'gpu', cuda: 'gpu',
-    quantiz: 'quantiz', quantis: 'quantiz', dataset: 'data'}
+    finetun: 'train', cli: 'command', faster: 'speed', fast: 'speed', cuda: 'gpu', quantis: 'quantiz', dataset: 'data'}
   const stem = word => {
     let short = word
     for (const end of ['ations', 'ation', 'ings', 'ing', 'ates', 'ate', 'ies', 'ers', 'ed', 'es', 's', 'e', 'y']) {
