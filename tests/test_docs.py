@@ -1,21 +1,41 @@
-"The docs site: it builds, its links hold, and in a browser its pages fit, its search finds."
+"""The docs site: names, commands and runs are shown as they are; it builds, its links hold, and in a browser its pages
+fit, nothing is cut, its search finds."""
+import base64
 import functools
 import html
 import http.server
+import importlib.util
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
+from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image, ImageDraw
 
-pytestmark = pytest.mark.slow
+from qvision.cli import app
+from qvision.commands.data import data_coco
+from qvision.config import Preset, get_preset
+from qvision.data.download import DownloadError
+from qvision.runs.archive import get_run, list_runs
+
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium here')
 PAGES = ('index.html', 'tutorial.html', 'model/captioner.html', 'archive/phase2-mini.html', 'experiments.html',
-         'claims.html')
+         'claims.html', 'command_line.html', 'config.html', 'training/phase.html')
+ASKED = { # question -> pages of which one answers it, among the first three found
+    'how to train on my own photos': ('index.html', 'tutorial.html'),
+    'install': ('index.html',),
+    'hallucination': ('evaluation/chair.html', 'bridges.html'),
+    'pointing game': ('evaluation/grounding.html',),
+    '--num-captions': ('command_line.html',)}
 HARNESS = '''<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre>
 <script>
 const done = x => document.getElementById('out').textContent = JSON.stringify(x)
@@ -25,21 +45,156 @@ document.getElementById('f').onload = () => setTimeout(() => {{
 }}, 1000)
 </script>'''
 FITS = '''const page = frame.document
+  const cut = [...page.querySelectorAll('pre')].filter(p => p.offsetParent && p.scrollWidth > p.clientWidth + 1)
   done([page.documentElement.scrollWidth, page.querySelector("h1").innerText,
-        [...page.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)])'''
-SEARCH = '''const box = frame.document.querySelector('input[type=search], #quarto-search input, .aa-Input')
-  if (!box) done('no box')
-  else {
-    box.focus()
-    box.value = 'pointing game'
-    box.dispatchEvent(new frame.Event('input', {bubbles: true}))
-    const links = () => [...frame.document.querySelectorAll('a')].map(a => a.href)
-    setTimeout(() => done(links().filter(link => link.includes('grounding'))), 2500)
-  }'''
+        [...page.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
+        cut.map(p => p.innerText.slice(0, 80))])'''
+SEARCH = '''const input = frame.document.querySelector('.docs-search input')
+  const list = frame.document.querySelector('.docs-search-results')
+  const asked = {asked}
+  const found = {{}}
+  const ask = () => {{
+    const question = asked.shift()
+    const style = frame.getComputedStyle(list)
+    if (!question) return done([found, style.color, style.backgroundColor])
+    input.value = question
+    input.dispatchEvent(new frame.Event('input', {{bubbles: true}}))
+    setTimeout(() => {{
+      found[question] = [...list.querySelectorAll('a')].map(a => a.getAttribute('href'))
+      ask()
+    }}, 700)
+  }}
+  input.focus()
+  setTimeout(ask, 1500)'''
+SIDEBAR = '''const links = [...frame.document.querySelectorAll('#quarto-sidebar a.sidebar-link')]
+  done(links.filter(a => a.offsetParent).map(a => a.innerText))'''
+SORT = '''const names = () => [...frame.document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[0].innerText)
+  const before = names()
+  frame.document.querySelector('.sortable th button').click()
+  done([before, names()])'''
 DARK = '''const look = () => frame.getComputedStyle(frame.document.body).backgroundColor
   const light = look()
   frame.document.querySelector('.quarto-color-scheme-toggle').click()
   setTimeout(() => done([light, look()]), 1500)'''
+
+
+@pytest.fixture(scope='module')
+def docs(root):
+    "Return tools/build_docs.py as a module."
+    spec = importlib.util.spec_from_file_location('build_docs', root/'tools/build_docs.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def reference(docs): return sys.modules['docs_reference']
+
+
+@pytest.fixture(scope='module')
+def finish(docs): return sys.modules['docs_finish']
+
+
+def test_classes_and_parameters_are_shown_as_such(reference):
+    assert 'class DownloadError\n' in reference.describe(DownloadError, 'DownloadError')
+    preset = reference.describe(Preset, 'Preset')
+    assert 'class Preset(' in preset and 'def Preset' not in preset
+    function = reference.describe(get_preset, 'get_preset')
+    assert 'def get_preset(' in function and '**overrides' in function
+    assert '<td>one of <code>presets</code></td>' in function
+    command = reference.describe(data_coco, 'data_coco')
+    assert '<td>Folder to write to.</td>' in command and '<code>list[str]</code>' in command
+    for shown in (preset, function, command):
+        assert not re.search('VAR_KEYWORD|VAR_POSITIONAL|Annotated|Call self as', shown)
+
+
+def test_what_a_docstring_says_survives(reference):
+    assert reference.prose('with <START> and *args, a_b') == r'with &lt;START&gt; and \*args, a\_b'
+    assert reference.prose('`<START> a_b` is code') == '`<START> a_b` is code'
+    example = reference.describe(data_coco, 'data_coco')
+    assert '--split' in example and '–' not in example
+
+
+def test_dashes_stay_in_the_settings(root):
+    assert 'from: markdown-smart' in (root/'nbs/_quarto.yml').read_text()
+
+
+def test_every_command_and_option_has_its_row(reference, root):
+    import typer.main
+    page = reference.command_page(app, [root/'nbs/90_cli.ipynb'])
+    commands = list(reference._commands(typer.main.get_command(app), 'qvision'))
+    assert len(commands) > 10
+    for path, command in commands:
+        assert f'## {path}\n' in page
+        for param in command.params:
+            if param.name == 'help': continue
+            said = param.opts[0] if param.opts[0].startswith('-') else param.name.upper()
+            assert f'<code>{said}</code>' in page, (path, said)
+    assert '$ qvision params --frozen-ratio 0.7' in page # a session from the notebook
+
+
+def test_tests_are_folded_and_figures_told(finish):
+    picture = new_output('display_data', {'image/png': 'x', 'text/plain': '<Figure>'})
+    nb = new_notebook(cells=[
+        new_code_cell('import os'), new_code_cell('from pathlib import Path'), new_code_cell('assert os'),
+        new_code_cell('print(1)', outputs=[new_output('stream', text='1')]),
+        new_markdown_cell('## Maps\nThe [map](x.html) of `boat`: where it lies. More.'),
+        new_code_cell('plot()', outputs=[picture]),
+        new_code_cell("ax.set_title('Fewer words, fewer errors')", outputs=[picture])])
+    finish.fold_and_tell(nb)
+    first, second, check, example, _, said, titled = (cell.source for cell in nb.cells)
+    assert '#|' not in first + example
+    assert 'code-summary: "Imports"' in second and 'code-summary: "Tests"' in check
+    assert 'fig-alt: "The map of boat"' in said
+    assert 'fig-alt: "Fewer words, fewer errors"' in titled
+
+
+def _png(image:Image.Image)->str:
+    data = io.BytesIO()
+    image.save(data, 'PNG')
+    return f'data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'
+
+
+def test_plots_are_told_from_pictures(finish):
+    plot = Image.new('RGB', (600, 300), 'white')
+    ImageDraw.Draw(plot).line([(20, 280), (580, 20)], '#0072B2', 3)
+    photograph = Image.linear_gradient('L').convert('RGB')
+    page = f'<main><img alt="a" src="{_png(plot)}"><img alt="b" src="{_png(photograph)}"></main>'
+    shown = finish.mark_pictures(page, Path('page.html'))
+    assert '<span class="figure-scroll"><img class="img-fluid plot" width="600" height="300"' in shown
+    assert '<img class="img-fluid picture" width="256"' in shown
+
+
+def test_nothing_is_fetched_from_elsewhere(finish):
+    css = '@import url(https://fonts.example/css2?family=A:wght@300;400;700&display=swap);body{color:red}'
+    assert finish.without_imports(css) == 'body{color:red}'
+
+
+def test_sections_are_what_search_knows(finish):
+    page = ('<title>Tutorial – qvision</title><meta name="description" content="Go."><main><h1>Tutorial</h1>'
+            '<p>First.</p><h2 data-anchor-id="two">Two &amp; three</h2><pre><code>pip install .</code></pre></main>'
+            '<p>not this</p>')
+    top, section = finish.search_entries('tutorial.html', page)
+    assert (top['href'], top['title'], top['description']) == ('tutorial.html', 'Tutorial', 'Go.')
+    assert (section['href'], section['section']) == ('tutorial.html#two', 'Two & three')
+    assert section['text'] == 'pip install .'
+    assert section['place'] == 'Guide'
+
+
+def test_a_run_begins_with_its_numbers_and_names_its_family(docs):
+    children = docs.children_of(list_runs())
+    page = docs.run_page(get_run('phase2-mini'), children['phase2-mini'], 'https://example.org/q', {'train'})
+    first, facts = page.split('## The run')
+    assert 'validation_loss' in first and '[train](../train.html)' in first and 'train.ipynb' in first
+    assert '[phase1-mini](phase1-mini.html)' in facts and '[phase2-mini-val2017](phase2-mini-val2017.html)' in facts
+    assert 'captions.tsv' in docs.run_page(get_run('phase2-mini-val2017'))
+    row = next(line for line in docs.run_list(list_runs()).splitlines() if '[phase2-mini-val2017]' in line)
+    assert 'drawings' in row and 'CIDEr 2.588' in row and '2026-11-24' in row
+
+
+def test_no_two_pages_have_one_title(root):
+    heads = [nbformat.read(path, 4).cells[0].source.splitlines()[0].lower() for path in (root/'nbs').rglob('*.ipynb')]
+    assert [title for title, n in Counter(heads).items() if n > 1] == []
 
 
 @pytest.fixture(scope='module')
@@ -76,6 +231,7 @@ def in_browser(site, server, page, width, script):
     return json.loads(html.unescape(found[1]))
 
 
+@pytest.mark.slow
 def test_the_site_is_whole(site):
     names = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
     assert set(PAGES) <= names
@@ -85,23 +241,64 @@ def test_the_site_is_whole(site):
     assert any('Captioner' in e.get('title', '') + e.get('text', '') for e in entries)
 
 
+@pytest.mark.slow
+def test_pages_say_what_they_are(site):
+    for page in site.rglob('*.html'):
+        text = page.read_text()
+        if '<main' not in text: continue
+        name = page.relative_to(site)
+        assert not re.search('VAR_KEYWORD|:Annotated|Call self as a function', text), name
+        assert all(re.search(r'\balt="[^"]', tag) for tag in re.findall('<img[^>]*>', text)), name
+        assert 'class="skip-link"' in text and 'rel="icon"' in text and '<footer' in text, name
+    assert not any('googleapis' in css.read_text() for css in site.rglob('*.css'))
+
+
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize('page', PAGES)
 @pytest.mark.parametrize('width', [1280, 400])
 def test_pages_fit_their_width(site, server, page, width):
-    needed, title, broken_images = in_browser(site, server, page, width, FITS)
+    needed, title, broken_images, cut = in_browser(site, server, page, width, FITS)
     assert needed <= width
     assert title
     assert not broken_images
+    assert not cut
 
 
+def luminance(colour:str)->float: # 'rgb(1, 2, 3)'
+    parts = [int(n)/255 for n in re.findall(r'\d+', colour)[:3]]
+    linear = [c/12.92 if c <= .04045 else ((c + .055)/1.055)**2.4 for c in parts]
+    return .2126*linear[0] + .7152*linear[1] + .0722*linear[2]
+
+
+@pytest.mark.slow
 @needs_browser
-def test_search_finds(site, server):
-    found = in_browser(site, server, 'index.html', 1280, SEARCH)
-    assert len(found) > 1, found
-    assert any('grounding.html' in link for link in found), found
+def test_search_answers_questions_and_can_be_read(site, server):
+    script = SEARCH.format(asked=json.dumps(list(ASKED)))
+    found, ink, paper = in_browser(site, server, 'index.html', 1280, script)
+    for question, pages in ASKED.items():
+        first = [link.split('#')[0].removeprefix('./') for link in found[question][:3]]
+        assert set(first) & set(pages), (question, found[question])
+    low, high = sorted((luminance(ink), luminance(paper)))
+    assert (high + .05)/(low + .05) >= 4.5
 
 
+@pytest.mark.slow
+@needs_browser
+def test_the_sidebar_is_open_where_the_reader_is(site, server):
+    shown = in_browser(site, server, 'model/captioner.html', 1280, SIDEBAR)
+    assert 'Captioner' in shown and 'Greedy decoding with shared prefixes' not in shown
+    assert len(shown) == len(set(shown)) < 40
+
+
+@pytest.mark.slow
+@needs_browser
+def test_runs_can_be_sorted(site, server):
+    before, after = in_browser(site, server, 'experiments.html', 1280, SORT)
+    assert after != before and after == sorted(after, key=str.lower)
+
+
+@pytest.mark.slow
 @needs_browser
 def test_light_and_dark(site, server):
     light, dark = in_browser(site, server, 'index.html', 1280, DARK)

@@ -528,4 +528,4 @@ def test_what_a_run_records_is_text_on_its_page(build_docs, tmp_path):
     outside_code = build_docs.run_page(run).replace(f"`' {SCRIPT} '`", '')
     assert not Tags(outside_code).found
     assert 'onerror' in outside_code
-    assert [(tag, attrs['alt']) for tag, attrs in Tags(build_docs._thumbnail(run)).found] == [('img', SCRIPT)]
+    assert not Tags(build_docs.run_list([run])).found

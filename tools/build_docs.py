@@ -1,26 +1,30 @@
 """Build the docs site from the notebooks with their saved outputs and from archived runs: nbdev's processing, rendered
 by smalldocs. No Quarto, no network."""
-import html
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nbformat
+import yaml
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-from qvision.runs.archive import list_runs
-from qvision.runs.compare import flatten
-from qvision.runs.verdicts import usual
-from qvision.tables import render_table
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT/'tools'))
+
+from docs_finish import finish, prepare_pages
+from docs_reference import command_page, show_names
+from docs_runs import KEPT, children_of, run_list, run_page
+from qvision.cli import app
+from qvision.runs.archive import list_runs
+from qvision.runs.verdicts import usual
+
 PROC = ROOT/'_proc'
 SITE = ROOT/'_docs'
 WIDGET = 'application/vnd.jupyter.widget-view+json'
@@ -68,19 +72,13 @@ def show_what_was_run(runs)->None:
         nbformat.write(nb, page)
 
 
-def _without_links(block:re.Match)->str:
-    return re.sub(r'\[(`[^`\n]+`)\]\(https?://[^)\s]+\)', r'\1', block[0])
-
-
-def plain_signatures()->None:
-    "Undo nbdev's links to names in signatures' comments, where a link is only its text."
-    for page in PROC.rglob('*.ipynb'):
-        nb = nbformat.read(page, 4)
-        outputs = [output for cell in nb.cells for output in cell.get('outputs', [])]
-        for data in (output.get('data', {}) for output in outputs):
-            if 'text/markdown' not in data: continue
-            data['text/markdown'] = re.sub(r'(?s)```python.*?```', _without_links, data['text/markdown'])
-        nbformat.write(nb, page)
+def add_reference()->None:
+    "Show every name of the package by its own signature and parameters."
+    for source in (ROOT/'nbs').rglob('*.ipynb'):
+        code = '\n'.join(cell.source for cell in nbformat.read(source, 4).cells)
+        module = re.search(r'(?m)^#\| ?default_exp (\S+)', code)
+        page = PROC/source.relative_to(ROOT/'nbs')
+        if module and page.is_file(): show_names(page, f'{get_config().lib_name}.{module[1]}')
 
 
 def write_generated()->None:
@@ -94,88 +92,45 @@ def write_generated()->None:
         nbformat.write(nb, page)
 
 
-def as_text(value): # numbers stay what they are
-    "Return a value from a run as Markdown that shows it: no tag in it is HTML, no quote ends an attribute."
-    if isinstance(value, (int, float)): return value
-    return html.escape(str(value)).replace('`', '&#96;').replace('[', '&#91;')
-
-
-def as_code(command)->str:
-    "Return a command as code, in which Markdown and HTML mean nothing."
-    return '`' + str(command).replace('`', "'") + '`'
-
-
-def _facts(run)->list[tuple]: # (name, value)
-    info = run.info
-    parent = as_text(info.get('parent') or '')
-    if parent: parent = f'[{parent}]({quote(info["parent"])}.html)'
-    memory = f'{info["peak_memory_mb"]} MB' if 'peak_memory_mb' in info else ''
-    machine = as_text(f'{info["machine"]["processor"]}, {info["machine"]["cores"]} cores')
-    return [('kind', as_text(info['kind'])),
-            ('status', as_text(run.status)),
-            ('continues or evaluates', parent),
-            ('started', as_text(info['started'])),
-            ('seconds', info.get('seconds', '')),
-            ('peak memory', memory),
-            ('machine', machine),
-            ('data', as_text(info.get('data', {}).get('path', ''))),
-            ('made again by', as_code(info['command']))]
-
-
-def _short_metrics(run)->list[tuple]: # (name, value), the first 150, without long texts
-    rows = []
-    for name, value in flatten(run.metrics).items():
-        if not isinstance(value, str) or len(value) < 200: rows.append((as_text(name), as_text(value)))
-    return rows[:150]
-
-
-def run_page(run)->str:
-    "Return the page of a run: parameters, data, metrics, figures."
-    figures = run.path/'figures'
-    files = sorted(figures.glob('*.png')) + sorted(figures.glob('*.gif'))
-    folder = f'../experiments/{quote(run.name)}/figures'
-    images = [f'![{as_text(f.stem.replace("_", " "))}]({folder}/{quote(f.name)})' for f in files]
-    params = [(as_text(name), as_text(value)) for name, value in run.params.items()]
-    parts = [f'---\ntitle: {as_text(run.name)}\n---', render_table(_facts(run), ['', '']), *images,
-             '## Parameters', render_table(params, ['parameter', 'value']),
-             '## Metrics', render_table(_short_metrics(run), ['metric', 'value'])]
-    return '\n\n'.join(parts) + '\n'
-
-
-def _thumbnail(run)->str: # the run's first figure; nothing where it has none
-    for file in sorted((run.path/'figures').glob('*.png')):
-        source = f'experiments/{quote(run.name)}/figures/{quote(file.name)}'
-        return f'<img src="{source}" alt="{html.escape(file.stem)}" width="220">'
-    return ''
-
-
-def write_run_pages(runs)->None:
+def add_runs(runs)->None:
     "Write a page for each run, and the page that lists them."
     (PROC/'archive').mkdir(exist_ok=True)
-    for run in runs: (PROC/f'archive/{run.name}.md').write_text(run_page(run), encoding='utf8')
-    rows = []
-    for run in reversed(runs):
-        data = as_text(run.info.get('data', {}).get('path', ''))
-        seconds = f'{run.info.get("seconds", 0):.0f}'
-        link = f'[{as_text(run.name)}](archive/{quote(run.name)}.html)'
-        rows.append((link, as_text(run.info['kind']), as_text(run.status), data, seconds, _thumbnail(run)))
-    head = ('---\ntitle: Archived runs\n'
-            'description: Every run that is in the repository, newest first.\n---\n\n')
-    text = head + render_table(rows, ['run', 'kind', 'status', 'data', 'seconds', '']) + '\n'
-    (PROC/'experiments.md').write_text(text, encoding='utf8')
+    children = children_of(runs)
+    pages = {page.stem for page in PROC.glob('*.ipynb')}
+    for run in runs:
+        page = run_page(run, children.get(run.name, ()), get_config().git_url, pages)
+        (PROC/f'archive/{run.name}.md').write_text(page, encoding='utf8')
+    (PROC/'experiments.md').write_text(run_list(runs), encoding='utf8')
+
+
+def with_sections(contents:list)->list: # of nbs/sidebar.yml
+    "Return the sidebar: guides, commands, experiments, then the library's sections as one, and the archive."
+    guides = [entry for entry in contents if isinstance(entry, str)]
+    sections = [entry for entry in contents if not isinstance(entry, str)]
+    experiments = [entry for entry in sections if entry['section'] == 'Experiments']
+    library = [entry for entry in sections if entry not in experiments]
+    archive = dict(section='Archive', contents=['experiments.md', 'changelog.md'])
+    return [*guides, 'command_line.md', *experiments, dict(section='Reference', contents=library), archive]
 
 
 def add_pages(runs)->None:
-    "Add the pages that are no notebooks: archived runs, the changelog."
-    write_run_pages(runs)
+    "Add the pages that are no notebooks: commands, archived runs, the changelog; and what stands on every page."
+    add_runs(runs)
+    notebooks = sorted((ROOT/'nbs').rglob('*.ipynb'))
+    (PROC/'command_line.md').write_text(command_page(app, notebooks), encoding='utf8')
     changes = re.sub(r'^# .*\n', '', (ROOT/'CHANGELOG.md').read_text(encoding='utf8'))
     (PROC/'changelog.md').write_text('---\ntitle: Changelog\n---\n\n' + changes, encoding='utf8')
-    sidebar = (PROC/'sidebar.yml').read_text().rstrip()
-    archive = ('\n      - section: Archive\n'
-               '        contents:\n'
-               '          - experiments.md\n'
-               '          - changelog.md\n')
-    (PROC/'sidebar.yml').write_text(sidebar + archive)
+    sidebar = yaml.safe_load((PROC/'sidebar.yml').read_text(encoding='utf8'))
+    contents = sidebar['website']['sidebar']['contents']
+    sidebar['website']['sidebar']['contents'] = with_sections(contents)
+    (PROC/'sidebar.yml').write_text(yaml.safe_dump(sidebar, sort_keys=False), encoding='utf8')
+    settings = yaml.safe_load((PROC/'_quarto.yml').read_text(encoding='utf8'))
+    shutil.copy(ROOT/'tools/docs/favicon.svg', PROC/'favicon.svg')
+    config = get_config()
+    footer = dict(left=f'{config.title} {config.version}, {config.license.upper()} licence',
+                  right=f'[Repository]({config.git_url}) · [Changelog](/changelog.md)')
+    settings['website'] |= {'favicon': 'favicon.svg', 'page-footer': footer}
+    (PROC/'_quarto.yml').write_text(yaml.safe_dump(settings, sort_keys=False), encoding='utf8')
 
 
 def rename(site:Path)->None:
@@ -250,12 +205,14 @@ def broken_links(site:Path)->list[str]:
     return sorted(broken)
 
 
-def copy_figures(runs, folder:Path)->None:
-    "Copy the runs' figures to where their pages look for them."
+def copy_files(runs, folder:Path)->None:
+    "Copy what the runs' pages show and link to: figures, captions, metrics."
     for run in runs:
-        figures = run.path/'figures'
-        copy = folder/f'experiments/{run.name}/figures'
-        if figures.is_dir(): shutil.copytree(figures, copy, dirs_exist_ok=True)
+        copy = folder/f'experiments/{run.name}'
+        copy.mkdir(parents=True, exist_ok=True)
+        if (run.path/'figures').is_dir(): shutil.copytree(run.path/'figures', copy/'figures', dirs_exist_ok=True)
+        for name in (*KEPT, 'explain.html'):
+            if (run.path/name).is_file(): shutil.copy(run.path/name, copy)
 
 
 def build()->None:
@@ -264,21 +221,23 @@ def build()->None:
     refresh_quarto_yml()
     _build_modidx()
     proc_nbs(n_workers=2, force=True)
-    plain_signatures()
+    add_reference()
     # 2. what the archive adds
     runs = list_runs()
     write_generated()
     show_what_was_run(runs)
     add_pages(runs)
-    copy_figures(runs, PROC)
+    prepare_pages(PROC, {run.info['kind'] for run in runs})
+    copy_files(runs, PROC)
     # 3. HTML
     subprocess.run([str(Path(sys.executable).parent/'smalldocs'), 'render', '_proc'], cwd=ROOT, check=True)
     rendered = next(folder for folder in (PROC/'_docs', PROC/'_site') if folder.is_dir())
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(rendered, SITE)
-    copy_figures(runs, SITE)
+    copy_files(runs, SITE)
     # 4. links
     rename(SITE)
+    finish(SITE)
     drop_missing_places(SITE)
     if broken := broken_links(SITE): sys.exit('broken links:\n' + '\n'.join(broken))
     print(f'{len(list(SITE.rglob("*.html")))} pages in _docs; open _docs/index.html')
