@@ -6,7 +6,7 @@ with what an undisturbed one made.
 
 A chain is one run (or one writing of a data set) that is ended at several moments, one after the other, resumed after
 each, and at last compared file by file: weights, metrics.json, figures, captions. Its kills survived if everything is
-the same to the byte (but the seconds on a model card, and the order of a header), each moment was reached (hit.json,
+the same to the byte (but seconds and commit on a model card, the order of a header), each moment was reached (hit.json,
 written by the process itself just before its end, has the stack), and the archive said after each how things stood.
 OUT gets a JSON line per kill when its chain is over; what is there already is not done again. SUMMARY (OUT with the
 suffix .json) counts by moment."""
@@ -151,9 +151,10 @@ def options(**params)->list[str]: return [word for k, v in params.items() for wo
 
 
 def content(path:Path)->bytes:
-    "Return a file as it is compared: a model card without its seconds, tensors with their header in one order."
+    "Return a file as it is compared: a model card without seconds and commit, tensors with their header in one order."
     found = path.read_bytes()
-    if path.suffix == '.md': return b'\n'.join(line for line in found.split(b'\n') if not line.startswith(b'| seconds'))
+    if path.suffix == '.md':
+        return b'\n'.join(line for line in found.split(b'\n') if not line.startswith((b'| seconds', b'| commit')))
     if path.suffix != '.safetensors': return found
     length = 8 + int.from_bytes(found[:8], 'little')
     return json.dumps(json.loads(found[8:length]), sort_keys=True).encode() + found[length:]
