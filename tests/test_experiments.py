@@ -29,7 +29,8 @@ def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
 # parameters of train.ipynb that those older files do not have
-NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick', 'report_to')
+NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick', 'report_to',
+         'processes', 'launch')
 
 
 def spell_as_before_none(path):
@@ -121,6 +122,18 @@ def test_killed_and_resumed_ends_the_same(qvision, root, minicoco, workplace, ph
     assert run_info(workplace, 'killed')['params']['frozen_ratio'] is None
     through, resumed = (archive(workplace, name)/'metrics.json' for name in ('one', 'killed'))
     assert through.read_bytes() == resumed.read_bytes()
+
+
+def test_a_killed_kernel_is_a_failed_run(workplace, root, minicoco):
+    "As when the system is short of memory; the archive says so, and the run goes on from its checkpoint."
+    process = begin(workplace, root, minicoco, 'lost', '-p', 'max_steps', '3000')
+    os.kill(run_info(workplace, 'lost')['pid'], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert 'lost: its process was killed' in said.splitlines()[-1]
+    info = run_info(workplace, 'lost')
+    assert info['status'] == 'failed'
+    assert info['error'].startswith('its process was killed')
 
 
 def test_ctrl_c_says_how_to_go_on(qvision, root, minicoco, workplace):

@@ -135,12 +135,20 @@ def _end_interrupted(folder:Path, said:bool=False):
     if not said: errors.print(get_run(folder.name).how_to_go_on, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(130)
 
+def _end_dead(folder:Path, out:Path):
+    "Mark the run of a kernel that died as failed, and raise an error that says so."
+    from qvision.runs.archive import find_run
+    reason = 'its process was killed; a system that is short of memory does that'
+    if run := find_run(folder.name): run.lose(reason)
+    raise RuntimeError(f'{folder.name}: {reason} (in {out}); --resume goes on with a training run')
+
 def execute(notebook:str,      # its name in nbs/, without the suffix
             params:dict,       # name -> value; others as in its parameters cell
             resume:bool=False, # go on with the run that `params` names (default: with the newest unfinished one)
             quiet:bool=False,  # do not show what the notebook prints
             )->Path:           # the archived notebook
     "Run nbs/<notebook>.ipynb into its run's folder."
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
     from qvision.runs.archive import get_run
     from qvision.runs.run_files import refer_to_figures, run_folder
@@ -158,6 +166,7 @@ def execute(notebook:str,      # its name in nbs/, without the suffix
             if e.ename == 'KeyboardInterrupt': _end_interrupted(folder, said=not quiet) # on the notebook's stderr
             if not (folder/'run.json').exists(): _archive_failure(notebook, params, e)
             raise RuntimeError(f'{e.ename}: {e.evalue} (in {out})') from None
+        except DeadKernelError: _end_dead(folder, out)
         except KeyboardInterrupt: _end_interrupted(folder)
         finally:
             if out.is_file() and (folder/'run.json').exists():

@@ -6,6 +6,7 @@
 __all__ = ['pool_patches', 'Domain']
 
 # %% ../../nbs/layers/08_domain.ipynb #bab59bcd
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,8 +92,8 @@ class Domain:
     def save(self, path):
         "Write a safetensors file: mean and components in float16, the numbers as its metadata."
         tensors = dict(mean=self.mean.half(), components=self.components.half().contiguous())
-        counted = {name: str(getattr(self, name)) for name in ('threshold', *_COUNTS)}
-        Path(path).write_bytes(save(tensors, counted))
+        counted = {name: getattr(self, name) for name in ('threshold', *_COUNTS)}
+        Path(path).write_bytes(save(tensors, dict(numbers=json.dumps(counted)))) # several keys come in any order
 
     @classmethod
     def load(cls, path)->'Domain':
@@ -100,7 +101,8 @@ class Domain:
         try:
             with safe_open(Path(path), 'pt') as file:
                 mean, components = (file.get_tensor(name).float() for name in ('mean', 'components'))
-                counted = file.metadata() or {}
+                metadata = file.metadata() or {}
+            counted = json.loads(metadata['numbers']) if 'numbers' in metadata else metadata # of before
             numbers = {name: int(counted[name]) for name in _COUNTS}
             domain = cls(mean, components, float(counted['threshold']), **numbers)
             domain._check()

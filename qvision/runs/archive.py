@@ -107,9 +107,16 @@ class Run:
         return (f'{self.name} is stopped; to go on: qvision run {self.info["kind"]} --name {self.name} --resume '
                 f'(under papermill: -p name {self.name} -p resume true)')
 
-    def _end(self, status:str, **info):
+    def _end(self, status:str, last=None, **info):
         seconds = round(time.time() - self.info['started_at'] + self.info.get('seconds_before', 0), 1)
-        self.update(status=status, seconds=seconds, peak_memory_mb=_peak_memory_mb(), **info)
+        before = self.info
+        self.info = before | dict(status=status, seconds=seconds, peak_memory_mb=_peak_memory_mb(), **info)
+        try:
+            if last: last()
+        except BaseException:
+            self.info = before
+            raise
+        self.update()
 
     def keep_notebook(self):
         "Copy what papermill has written so far into the run's folder, unless it writes there itself."
@@ -120,12 +127,13 @@ class Run:
         with whole_file(kept) as new: shutil.copy(notebook, new)
         refer_to_figures(kept, self.info.get('figures', []))
 
-    def finish(self, metrics:dict):
+    def finish(self, metrics:dict,
+               last=None): # called when all else is written and the run says that it is done, before run.json says so
         "Write metrics.json, keep the notebook, mark the run as done."
         # no times in the metrics: the same seed gives the same file
         write_json(self.path/'metrics.json', metrics)
         self.keep_notebook()
-        self._end('done')
+        self._end('done', last)
         write_index(self.path.parent)
 
     def fail(self, error):
@@ -135,6 +143,12 @@ class Run:
             self._end('stopped')
             print(self.how_to_go_on, file=sys.stderr, flush=True)
         else: self._end('failed', error=f'{type(error).__name__}: {error}')
+        write_index(self.path.parent)
+
+    def lose(self, reason:str):
+        "Mark a run as failed whose process is gone before it could; its memory is not known."
+        if self.info['status'] != 'running': return
+        self.update(status='failed', error=reason)
         write_index(self.path.parent)
 
 # %% ../../nbs/runs/04_archive.ipynb #8d9098e5

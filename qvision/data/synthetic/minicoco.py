@@ -24,6 +24,7 @@ from .backdrops import HORIZON
 from .drawing import COLOURS, SIDE
 from .objects import CATEGORIES
 from .scenes import caption_scene, describe_scene, paint, sample_scene
+from ...files import write_text
 
 # %% ../../../nbs/data/synthetic/05_minicoco.ipynb #7efdf271
 SPLITS = dict(train2017=10_000, val2017=1_000, novel2017=1_000, shifted2017=1_000) # images
@@ -184,7 +185,7 @@ def write_minicoco(root='data/minicoco',      # folder; an incomplete one is dra
     sums = {}
     for split, n in splits.items(): sums |= write_split(root, split, n, seed, cooccurrence, workers, progress)
     sums['README.md'] = hashlib.sha256(card).hexdigest()
-    (root/'SHA256SUMS').write_text(''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items())))
+    write_text(root/'SHA256SUMS', ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items())))
     return root
 
 # %% ../../../nbs/data/synthetic/05_minicoco.ipynb #63981793
