@@ -178,6 +178,7 @@ def write_minicoco(root='data/minicoco',      # folder; an incomplete one is dra
         raise FileExistsError(f'{root} holds other files: name an empty or a new folder, '
                               'or remove it, if it is an unfinished drawing of an older version')
     card = data_card(splits, seed, cooccurrence).encode()
+    for left in root.glob('.new-*-SHA256SUMS'): left.unlink() # of a drawing that was killed
     (root/'SHA256SUMS').unlink(missing_ok=True)
     root.mkdir(parents=True, exist_ok=True)
     (root/'README.md').write_bytes(card) # first: it says that what is here may be drawn again
