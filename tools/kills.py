@@ -100,7 +100,7 @@ CHAINS = {
         saving('transformers.trainer_callback:TrainerState.save_to_json', mode='half', where='checkpoint-8'),
         saving(SYNC, where='checkpoint-8/rng_state', victim='both'),
         saving(WRITE_TEXT, mode='half', where='files.json'),
-        saving('os:unlink', mode='after', where='optimizer.pt', victim='command')]),
+        saving('os:unlink', mode='after', where='optimizer.pt', victim='both')]),
     'results': ('train', [
         saving(SAVE_TENSORS, mode='half', where='-model/model'),
         saving('os:replace', mode='after', where='-model/', call=3, victim='both'),
