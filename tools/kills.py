@@ -99,8 +99,8 @@ CHAINS = {
         saving('qvision.training.trainer:seal', where='checkpoint-4'),
         saving('transformers.trainer_callback:TrainerState.save_to_json', mode='half', where='checkpoint-8'),
         saving(SYNC, where='checkpoint-8/rng_state', victim='both'),
-        saving('os:unlink', mode='after', where='optimizer.pt', victim='both'),
-        saving(WRITE_TEXT, mode='half', where='files.json')]),
+        saving('os:unlink', mode='after', where='optimizer.pt', victim='both')]),
+    'sealing': ('train', [saving(WRITE_TEXT, mode='half', where='files.json')]),
     'results': ('train', [
         saving(SAVE_TENSORS, mode='half', where='-model/model'),
         saving('os:replace', mode='after', where='-model/', call=3, victim='both'),
