@@ -39,7 +39,7 @@ def test_four_kills_are_survived_and_archived(qvision, workplace):
     assert [(row['moment'], row['signal']) for row in rows] == [
         ('data writing', 'SIGTERM'), ('data writing', 'SIGTERM'), ('training', 'SIGKILL'), ('saving', 'SIGKILL')]
     for row in rows: assert row['survived'], row
-    assert [row['state'] for row in rows] == ['absent', 'absent', 'died', 'died']
+    assert [row['state'] for row in rows] == ['absent', 'absent', 'died', 'failed']
     assert rows[2]['stack'][-1].endswith('Trainer._run_epoch')
     metrics = json.loads((folder/'metrics.json').read_text())
     assert metrics['finding'].startswith('4 of 4 kills survived')
