@@ -25,7 +25,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput, cached_file
 
 from ..config import get_preset, resolve_backbone
-from ..data.images import load_batches, load_images
+from ..data.images import is_single, load_batches, load_images
 from ..data.tokenizer import add_markers, train_tokenizer
 from ..inference.greedy import caption_length, greedy_decode
 from ..inference.options import CaptionOptions
@@ -126,10 +126,6 @@ def choose_decoder(model,          # a Captioner
 # %% ../../nbs/model/02_captioner.ipynb #18d941d4
 TOGETHER = 512 # images that share prefixes; bounds the memory of the keys and values that the text attends to
 
-def _is_single(images)->bool:
-    "Return whether this is one image: a path, a PIL image or an array (H,W,3)."
-    return isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 0) == 3
-
 def _blocks(images, size:int)->Iterator: # lists of images
     "Yield images that come one by one in lists of this size; a sequence is one block as it is, and is read ahead."
     if hasattr(images, '__len__') and hasattr(images, '__getitem__'):
@@ -219,7 +215,7 @@ class CaptioningMixin:
         decoding = decoding or self.config.decoding
         wanted = CaptionOptions.of(decoding, **options) # an error now, not with the first caption
         wanted.arguments(self.config.caption_length)
-        images = [images] if _is_single(images) else images
+        images = [images] if is_single(images) else images
         return self._stream(images, decoding, batch_size, skip, seen, together, options)
 
     def _batches(self, images, batch_size:int, skip)->Iterator[tuple]: # indices and pixels, as of `load_batches`
@@ -268,7 +264,7 @@ class CaptioningMixin:
         for i, caption in finished:
             captions[i] = caption
             if progress: progress(1)
-        return captions[0] if _is_single(images) else [captions[i] for i in range(len(captions))]
+        return captions[0] if is_single(images) else [captions[i] for i in range(len(captions))]
 
 # %% ../../nbs/model/02_captioner.ipynb #c8d462f0
 # fields that preset and configuration share

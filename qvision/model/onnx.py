@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from ..data.images import cut_strip, open_rgb
+from ..data.images import cut_strip, is_single, open_rgb
 from ..data.integrity import read_json
 from ..files import whole_folder
 
@@ -166,10 +166,6 @@ def _read_config(folder:Path)->dict:
     config = read_json(folder/CONFIG)
     return config if isinstance(config, dict) and config.get('format') == FORMAT else {}
 
-def _as_list(images)->tuple: # images, whether it is one by itself
-    single = isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 0) == 3
-    return [images] if single else list(images), single
-
 class OnnxCaptioner:
     "A captioner that `export_onnx` wrote: numpy and onnxruntime, greedy decoding."
     def __init__(self, folder,    # with config.json
@@ -229,7 +225,8 @@ class OnnxCaptioner:
                  batch_size:int=32, # images per batch
                 ):                  # a string, or a list of them
         "Caption images, one by itself or several as a list."
-        images, single = _as_list(images)
+        single = is_single(images)
+        images = [images] if single else list(images)
         captions = []
         for start in range(0, len(images), batch_size):
             some = [pixel_values(image, self.settings) for image in images[start:start + batch_size]]
