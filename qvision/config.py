@@ -93,15 +93,15 @@ _PHOTO_2 = replace(_PHOTO_1, frozen_ratio=.5, learning_rate=5e-4, epochs=6,
                    views=('whole', 'flip', 'crop1', 'crop2-flip'))
 _PHOTO_PHASES = {1: _PHOTO_1,
                  2: _PHOTO_2,
-                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=5, label_smoothing=0., weight_average=.99,
-                            objective='cider')}
+                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=2, label_smoothing=0., weight_average=.99,
+                            objective='cider', cross_entropy_weight=.2)}
 
 _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True,
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)
 _BASE = Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED)
 _MINI = Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, phases=_SMALL)
 _PHOTO = Preset('photo', 'package:efficientnet-lite2-multilevel', 'package:gpt_neo-captions', 288, num_queries=32,
-                bridge_layers=1, caption_length=28, decoding='beam', phases=_PHOTO_PHASES)
+                bridge='mlp', bridge_layers=1, caption_length=28, decoding='beam', phases=_PHOTO_PHASES)
 presets = {preset.name: preset for preset in (_REFERENCE, _BASE, _MINI, _PHOTO)}
 
 def get_preset(name:str,    # one of `presets`
