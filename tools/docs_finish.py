@@ -34,6 +34,7 @@ KEYWORDS = { # what people ask -> the place that answers
     'bridges.html': 'hallucination compare bridges',
     'compare.html': 'compare two runs side by side overlay loss curves difference',
     'command_line.html': 'command line reference options flags cli help'}
+QUIET = ('script', 'style', 'nav', 'button', 'summary', 'select', 'noscript') # what is in them is no text of a page
 SCRIPTS = {'tables.js': 'sortable', 'compare.js': 'id="compare"', 'live.js': 'class="live"'} # of pages with such a mark
 PLACES = {'experiments.html': 'Archive', 'compare.html': 'Archive', 'archive': 'Run', 'changelog.html': 'Archive'}
 LIBRARY = ('config.html', 'tables.html', 'files.html', 'cli.html') # modules outside folders
@@ -171,14 +172,14 @@ class Sections(HTMLParser):
         attrs = dict(attrs)
         if tag == 'meta' and attrs.get('name') == 'description': self.description = attrs.get('content', '')
         if tag == 'main': self.inside = True
-        if tag in ('script', 'style', 'nav', 'button', 'summary'): self.quiet += 1
+        if tag in QUIET: self.quiet += 1
         if self.inside and tag in ('h2', 'h3'):
             self.heading = True
             self.sections.append(dict(id=attrs.get('data-anchor-id') or attrs.get('id', ''), section='', text=[]))
 
     def handle_endtag(self, tag):
         if tag == 'main': self.inside = False
-        if tag in ('script', 'style', 'nav', 'button', 'summary'): self.quiet -= 1
+        if tag in QUIET: self.quiet -= 1
         if tag in ('h2', 'h3'): self.heading = False
 
     def handle_data(self, data):
