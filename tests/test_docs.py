@@ -228,6 +228,8 @@ def test_what_a_comparison_shows_is_what_was_archived(docs):
     assert shown['facts']['parent'] == 'phase1-mini'
     parts = sys.modules['docs_compare'].curves(get_run('mini-pretrain').metrics)
     assert {'encoder: loss', 'language model: loss'} <= set(parts)
+    log = [dict(step=1, loss=-.1, reward=.2)] # self-critical: another loss than cross-entropy, and none for one picture
+    assert set(sys.modules['docs_compare'].curves(dict(log=log))) == {'self-critical loss', 'reward'}
 
 
 def test_a_run_is_compared_with_its_parent_or_one_of_its_split(docs):

@@ -23,6 +23,7 @@ def _series(rows:list, prefix:str)->dict: # dictionaries of a log
     for row in rows:
         for name, value in row.items():
             if name in AXES or not _numbers(value): continue
+            if name == 'loss' and 'reward' in row: name = 'self-critical loss' # no cross-entropy, and not one with it
             curve = found.setdefault(prefix + name.replace('_', ' '), dict(axis=axis, points=[]))
             curve['points'].append([row[axis], value])
     return found

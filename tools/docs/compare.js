@@ -80,7 +80,7 @@
       svg.append(draw('line', {class: 'grid', x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value)}),
         draw('text', {x: MARGIN.left - 6, y: y(value) + 4, 'text-anchor': 'end'}, short(value)))
     }
-    for (const value of ticks(left, right, width > 500 ? 6 : 3)) {
+    for (const value of ticks(left, right, width > 500 ? 6 : 4)) {
       svg.append(draw('text', {x: x(value), y: HEIGHT - MARGIN.bottom + 16, 'text-anchor': 'middle'}, short(value)))
     }
     svg.append(draw('text', {x: MARGIN.left + inner[0]/2, y: HEIGHT - 3, 'text-anchor': 'middle'}, lines[0][1].axis))
@@ -110,7 +110,7 @@
     })
     return make('figure', {class: 'curve'}, make('h3', {}, name), svg, reading)
   }
-  const order = name => ['loss', 'validation loss', 'reward'].indexOf(name.split(': ').pop())
+  const order = name => ['loss', 'self-critical loss', 'reward'].indexOf(name.split(': ').pop())
   const showCurves = () => {
     const names = [...new Set(runs.flatMap(run => Object.keys(run.curves)))]
     names.sort((a, b) => (order(a) < 0) - (order(b) < 0) || order(a) - order(b) || a.localeCompare(b))
