@@ -240,7 +240,7 @@ def alternatives_line(exhibit:Exhibit)->str:
     others = ', '.join(f'{text} {p:.1%}' for text, p in exhibit.alternatives)
     return f'{chosen}; alternatives: {others or "none"}'
 
-# %% ../../nbs/analysis/06_gallery.ipynb #bae2fa9a
+# %% ../../nbs/analysis/06_gallery.ipynb #e9d1eaa4
 def exhibit_page(exhibit:Exhibit,
                  processor,        # image processor of transformers
                  captioner:str='', # its name
