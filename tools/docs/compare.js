@@ -47,7 +47,7 @@
   const sideBySide = (name, what) => {
     const [a, b] = runs.map(run => run[what])
     const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])]
-    const shown = onlyDifferent.checked ? keys.filter(key => a[key] !== b[key]) : keys
+    const shown = onlyDifferent.checked ? keys.filter(key => (a[key] ?? null) !== (b[key] ?? null)) : keys
     if (!shown.length) return make('p', {}, keys.length ? 'They are the same.' : 'Neither run has any.')
     return table([name, ...runs.map(run => page(run.name)), 'difference'],
       shown.map(key => [key, short(a[key]), short(b[key]), difference(a[key], b[key])]))
@@ -182,6 +182,6 @@
     showCurves()
   }).observe(parts.curves)
   choose(first.value, second.value).then(() => {
-    if (missing.length) parts.told.textContent = `There is no run ${missing.join(', ')} here; others are shown.`
+    if (missing.length) parts.told.textContent = `There is no run “${missing.join('”, “')}” here; others are shown.`
   })
 })()
