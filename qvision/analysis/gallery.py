@@ -250,7 +250,7 @@ def exhibit_page(exhibit:Exhibit,
     notes = [f'{finding(exhibit)}.', f'{alternatives_line(exhibit)}.',
              f'Photograph: {photograph.credit} ({photograph.licence}).']
     return explain_html(exhibit.picture, exhibit.found, processor, exhibit.method, f'Photograph: {photograph.name}',
-                        exhibit.probabilities, captioner, notes, side=560, quality=70)
+                        exhibit.probabilities, captioner, notes, side=420, quality=60)
 
 # %% ../../nbs/analysis/06_gallery.ipynb #186512c4
 @dataclass
