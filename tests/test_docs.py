@@ -72,6 +72,31 @@ SORT = '''const names = () => [...frame.document.querySelectorAll('.sortable tbo
   const before = names()
   frame.document.querySelector('.sortable th button').click()
   done([before, names()])'''
+COMPARE = '''const page = frame.document
+  const texts = row => [...row.cells].map(cell => cell.innerText)
+  const state = () => {
+    const curves = page.querySelectorAll('figure.curve')
+    return [frame.location.search, curves.length,
+            [...curves[0].querySelectorAll('path')].map(path => path.getAttribute('class')),
+            [...page.querySelectorAll('#compared-metrics tbody tr')].map(texts),
+            page.getElementById('compared-told').innerText]
+  }
+  const first = state()
+  page.querySelector('#compare button').click()
+  setTimeout(() => done([first, state()]), 1000)'''
+LIVE = '''const live = frame.document.querySelector('iframe.live')
+  live.scrollIntoView()
+  setTimeout(() => {
+    const page = live.contentDocument
+    const word = page.querySelector('.words button')
+    const lit = () => [...page.querySelectorAll('.on')].map(element => element.tagName)
+    const before = lit()
+    word.dispatchEvent(new live.contentWindow.Event('mouseenter'))
+    const during = lit()
+    const told = page.getElementById('told').innerText
+    word.dispatchEvent(new live.contentWindow.Event('mouseleave'))
+    done([before, during, told, lit(), live.clientHeight - page.body.offsetHeight])
+  }, 2000)'''
 DARK = '''const look = () => frame.getComputedStyle(frame.document.body).backgroundColor
   const light = look()
   frame.document.querySelector('.quarto-color-scheme-toggle').click()
@@ -192,6 +217,52 @@ def test_a_run_begins_with_its_numbers_and_names_its_family(docs):
     assert 'drawings' in row and 'CIDEr 2.588' in row and '2026-11-24' in row
 
 
+def test_what_a_comparison_shows_is_what_was_archived(docs):
+    run = get_run('phase2-mini')
+    shown = sys.modules['docs_compare'].shown_of(run)
+    loss = shown['curves']['loss']
+    assert loss['axis'] == 'step'
+    assert loss['points'] == [[row['step'], row['loss']] for row in run.metrics['log'] if 'loss' in row]
+    assert shown['metrics']['validation_loss'] == run.metrics['validation_loss']
+    assert shown['parameters']['phase'] == 2
+    assert shown['facts']['parent'] == 'phase1-mini'
+    parts = sys.modules['docs_compare'].curves(get_run('mini-pretrain').metrics)
+    assert {'encoder: loss', 'language model: loss'} <= set(parts)
+    log = [dict(step=1, loss=-.1, reward=.2)] # self-critical: another loss than cross-entropy, and none for one picture
+    assert set(sys.modules['docs_compare'].curves(dict(log=log))) == {'self-critical loss', 'reward'}
+
+
+def test_a_run_is_compared_with_its_parent_or_one_of_its_split(docs):
+    compare = sys.modules['docs_compare']
+    runs = list_runs()
+    assert compare.beside(get_run('phase2-mini'), runs).name == 'phase1-mini'
+    other = compare.beside(get_run('phase2-mini-val2017'), runs)
+    assert (other.info['kind'], other.metrics['split']) == ('evaluate', 'val2017')
+    assert '../compare.html?a=phase1-mini&b=phase2-mini' in compare.compare_link(get_run('phase2-mini'), runs)
+    assert compare.compare_link(get_run('phase2-mini'), [get_run('phase2-mini')]) == ''
+    page = compare.compare_page(runs)
+    for run in runs: assert page.count(f'<option value="{run.name}"') == 2, run.name
+    assert page.count(' selected>') == 2
+
+
+def test_pages_of_a_run_are_shown_live(docs, tmp_path):
+    run = get_run('phase2-mini')
+    shutil.copytree(run.path, tmp_path/'own')
+    own = get_run('own', tmp_path)
+    assert 'iframe' not in docs.run_page(own)
+    for name in ('explain-loss.html', 'explain-coffee.html'): (own.path/name).write_text('<p>A page</p>')
+    page = docs.run_page(own)
+    assert page.count('<iframe class="live" src="../experiments/own/explain-') == 2
+    outputs = [new_output('display_data', {'text/markdown': '![a](figures/loss.png)'}),
+               new_output('display_data', {'text/markdown': '![a](figures/other.png)'})]
+    first, second = (output.data['text/markdown'] for output in docs.find_figures(outputs, own))
+    assert first.startswith('![a](experiments/own/figures/loss.png)')
+    assert '<iframe class="live" src="experiments/own/explain-loss.html"' in first
+    assert second == '![a](experiments/own/figures/other.png)'
+    docs.copy_files([own], tmp_path/'site')
+    assert (tmp_path/'site/experiments/own/explain-coffee.html').is_file()
+
+
 def test_no_two_pages_have_one_title(root):
     heads = [nbformat.read(path, 4).cells[0].source.splitlines()[0].lower() for path in (root/'nbs').rglob('*.ipynb')]
     assert [title for title, n in Counter(heads).items() if n > 1] == []
@@ -303,3 +374,44 @@ def test_runs_can_be_sorted(site, server):
 def test_light_and_dark(site, server):
     light, dark = in_browser(site, server, 'index.html', 1280, DARK)
     assert light != dark
+
+
+@pytest.mark.slow
+@needs_browser
+def test_two_runs_are_compared(site, server):
+    first, swapped = in_browser(site, server, 'compare.html?a=phase1-mini&b=phase2-mini', 1280, COMPARE)
+    address, curves, lines, rows, told = first
+    assert address == '?a=phase1-mini&b=phase2-mini'
+    assert curves >= 2
+    assert lines == ['line-a', 'line-b']
+    assert told == ''
+    losses = [get_run(name).metrics['validation_loss'] for name in ('phase1-mini', 'phase2-mini')]
+    found = next(row for row in rows if row[0] == 'validation_loss')
+    assert [float(value) for value in found[1:3]] == pytest.approx(losses, abs=1e-3)
+    assert found[3].startswith('−')
+    assert swapped[0] == '?a=phase2-mini&b=phase1-mini'
+    back = next(row for row in swapped[3] if row[0] == 'validation_loss')
+    assert back[1:3] == found[2:0:-1]
+    missing, _ = in_browser(site, server, 'compare.html?a=no-such-run', 1280, COMPARE)
+    assert 'no-such-run' in missing[4]
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize('width', [1280, 400])
+def test_the_comparison_fits_its_width(site, server, width):
+    needed, _, _, cut = in_browser(site, server, 'compare.html?a=photo-phase2&b=photo-phase3', width, FITS)
+    assert needed <= width
+    assert not cut
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_word_shows_its_map_until_the_mouse_leaves(site, server):
+    page = next((page for page in site.glob('archive/*.html') if 'explain-' in page.read_text()), None)
+    if page is None: pytest.skip('no archived gallery has pages yet')
+    before, during, told, after, room = in_browser(site, server, f'archive/{page.name}', 1280, LIVE)
+    assert before == after == []
+    assert during == ['BUTTON', 'FIGURE', 'CANVAS']
+    assert 'probability' in told
+    assert 0 <= room < 12 # nothing is cut

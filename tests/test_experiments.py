@@ -1,4 +1,5 @@
 "The experiment notebooks under papermill and the command line, on a small data set with small steps; their archive."
+import html
 import json
 import os
 import shutil
@@ -297,6 +298,11 @@ def test_gallery_quick(qvision, root, workplace):
     figures = sorted((archive(workplace, 'gallery')/'figures').glob('*.png'))
     assert [figure.stem for figure in figures] == sorted(found['photographs'])
     assert all(figure.stat().st_size <= 200_000 for figure in figures)
+    pages = {page.stem.removeprefix('explain-'): page for page in archive(workplace, 'gallery').glob('explain-*.html')}
+    assert pages.keys() == found['photographs'].keys()
+    for name, page in pages.items():
+        assert page.stat().st_size < 60_000, 'four of them are archived'
+        assert html.escape(found['photographs'][name]['captions']['beam']['caption']) in page.read_text()
     for photograph in found['photographs'].values():
         assert photograph['outside'], 'this captioner knows drawings alone'
         assert photograph['distance_over_threshold'] > 1

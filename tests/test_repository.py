@@ -12,6 +12,7 @@ from configparser import ConfigParser
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -240,6 +241,37 @@ def test_archive_is_small(root):
 def test_readme_is_current(root):
     done = subprocess.run([sys.executable, str(root/'tools/make_readme.py'), '--check'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_is_short_and_leads_to_this_repository(root):
+    text = (root/'README.md').read_text(encoding='utf8')
+    assert len(text.splitlines()) < 100
+    address = tomllib.loads((root/'pyproject.toml').read_text())['project']['urls']['Repository']
+    name = urlsplit(address).path.strip('/')
+    assert f'repository-code: {address}\n' in (root/'CITATION.cff').read_text()
+    links = re.findall(r'https://[^)\s]+', text)
+    hosted = [link for link in links if re.search(r'github\.com/|/github/|/gh/', link)]
+    assert len(hosted) >= 8 # badges, Colab, Binder
+    for link in hosted: assert f'/{name}/' in link, link
+    for notebook in re.findall(r'nbs/\w+\.ipynb', ' '.join(links)): assert (root/notebook).is_file(), notebook
+    for file in re.findall(r'actions/workflows/(\w+\.yml)', text): assert (root/'.github/workflows'/file).is_file()
+
+
+def test_editors_and_containers_are_set_up_as_make_does(root):
+    venv = re.search(r'(?m)^VENV \?= (\S+)', (root/'Makefile').read_text())[1]
+    settings = json.loads((root/'.vscode/settings.json').read_text())
+    assert settings['python.defaultInterpreterPath'] == f'${{workspaceFolder}}/{venv}/bin/python'
+    assert settings['editor.rulers'] == [COLUMNS]
+    container = json.loads((root/'.devcontainer/devcontainer.json').read_text())
+    assert container['postCreateCommand'] == 'make setup'
+    extensions = json.loads((root/'.vscode/extensions.json').read_text())['recommendations']
+    assert container['customizations']['vscode']['extensions'] == extensions
+    oldest = tomllib.loads((root/'pyproject.toml').read_text())['project']['requires-python'].removeprefix('>=')
+    assert container['image'].endswith(f':{oldest}')
+    assert (root/'.binder/runtime.txt').read_text().strip() == f'python-{oldest}'
+    needed = (root/'.binder/requirements.txt').read_text().splitlines()
+    assert '-c ../constraints.txt' in needed
+    assert '-e .[dev]' in needed
 
 
 @pytest.mark.parametrize('command', ['make experiment', 'make test'])

@@ -18,9 +18,10 @@ from nbdev.serve import proc_nbs
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT/'tools'))
 
+from docs_compare import compare_link, compare_page, write_runs
 from docs_finish import finish, prepare_pages
 from docs_reference import command_page, show_names
-from docs_runs import KEPT, children_of, run_list, run_page
+from docs_runs import KEPT, children_of, live_frame, live_pages, run_list, run_page
 from qvision.cli import app
 from qvision.runs.archive import list_runs
 from qvision.runs.verdicts import usual
@@ -47,11 +48,17 @@ def clean(outputs:list)->list:
 
 
 def find_figures(outputs:list, run)->list:
-    "Let references to a run's figures/ lead to where the site keeps them."
+    """Let references to a run's figures/ lead to where the site keeps them. Below a figure stands the page of its name
+    that is shown live, where the run has one."""
+    folder = f'experiments/{run.name}'
+    pages = {page.stem.removeprefix('explain-'): page for page in live_pages(run)}
     for output in outputs:
         text = output.get('data', {}).get('text/markdown')
         if not text: continue
-        output.data['text/markdown'] = ''.join(text).replace('](figures/', f'](experiments/{run.name}/figures/')
+        text = ''.join(text)
+        named = re.findall(r'\]\(figures/([\w-]+)\.png', text)
+        frames = [live_frame(pages[name], folder) for name in named if name in pages]
+        output.data['text/markdown'] = '\n\n'.join([text.replace('](figures/', f']({folder}/figures/'), *frames])
     return outputs
 
 
@@ -88,6 +95,7 @@ def write_generated()->None:
         nb = nbformat.read(page, 4)
         text = (ROOT/source).read_text(encoding='utf8').replace('](RESULTS.md)', '](results.html)')
         text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
+        text = re.sub(r'(?m)^\[!\[.*\n', '', text) # badges are pictures from elsewhere
         nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]
         nbformat.write(nb, page)
 
@@ -98,9 +106,11 @@ def add_runs(runs)->None:
     children = children_of(runs)
     pages = {page.stem for page in PROC.glob('*.ipynb')}
     for run in runs:
-        page = run_page(run, children.get(run.name, ()), get_config().git_url, pages)
+        compared = compare_link(run, runs)
+        page = run_page(run, children.get(run.name, ()), get_config().git_url, pages, compared)
         (PROC/f'archive/{run.name}.md').write_text(page, encoding='utf8')
     (PROC/'experiments.md').write_text(run_list(runs), encoding='utf8')
+    (PROC/'compare.md').write_text(compare_page(runs), encoding='utf8')
 
 
 def with_sections(contents:list)->list: # of nbs/sidebar.yml
@@ -109,7 +119,7 @@ def with_sections(contents:list)->list: # of nbs/sidebar.yml
     sections = [entry for entry in contents if not isinstance(entry, str)]
     experiments = [entry for entry in sections if entry['section'] == 'Experiments']
     library = [entry for entry in sections if entry not in experiments]
-    archive = dict(section='Archive', contents=['experiments.md', 'changelog.md'])
+    archive = dict(section='Archive', contents=['experiments.md', 'compare.md', 'changelog.md'])
     return [*guides, 'command_line.md', *experiments, dict(section='Reference', contents=library), archive]
 
 
@@ -211,8 +221,8 @@ def copy_files(runs, folder:Path)->None:
         copy = folder/f'experiments/{run.name}'
         copy.mkdir(parents=True, exist_ok=True)
         if (run.path/'figures').is_dir(): shutil.copytree(run.path/'figures', copy/'figures', dirs_exist_ok=True)
-        for name in (*KEPT, 'explain.html'):
-            if (run.path/name).is_file(): shutil.copy(run.path/name, copy)
+        kept = [run.path/name for name in KEPT if (run.path/name).is_file()]
+        for file in [*kept, *live_pages(run)]: shutil.copy(file, copy)
 
 
 def build()->None:
@@ -235,6 +245,7 @@ def build()->None:
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(rendered, SITE)
     copy_files(runs, SITE)
+    write_runs(runs, SITE)
     # 4. links
     rename(SITE)
     finish(SITE)

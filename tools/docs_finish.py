@@ -32,8 +32,11 @@ KEYWORDS = { # what people ask -> the place that answers
     'howto.html#gpus-and-other-machines': 'cuda mps apple silicon multiple GPU',
     'evaluation/chair.html': 'hallucination hallucinated objects CHAIR',
     'bridges.html': 'hallucination compare bridges',
+    'compare.html': 'compare two runs side by side overlay loss curves difference',
     'command_line.html': 'command line reference options flags cli help'}
-PLACES = {'experiments.html': 'Archive', 'archive': 'Run', 'changelog.html': 'Archive'}
+QUIET = ('script', 'style', 'nav', 'button', 'summary', 'select', 'noscript') # what is in them is no text of a page
+SCRIPTS = {'tables.js': 'sortable', 'compare.js': 'id="compare"', 'live.js': 'class="live"'} # of pages with such a mark
+PLACES = {'experiments.html': 'Archive', 'compare.html': 'Archive', 'archive': 'Run', 'changelog.html': 'Archive'}
 LIBRARY = ('config.html', 'tables.html', 'files.html', 'cli.html') # modules outside folders
 GUIDES = ('index.html', 'tutorial.html', 'howto.html', 'results.html', 'command_line.html')
 
@@ -144,7 +147,7 @@ def with_parts(text:str, up:str)->str: # a page's HTML, and the way to the site'
     text = re.sub(r'<div class="smalldocs-search".*?<div class="smalldocs-search-results[^>]*></div></div>',
                   lambda box: SEARCH, text, flags=re.S)
     text = re.sub(r'<script src="[^"]*fuse[^"]*"></script>', '', text)
-    scripts = ['search.js'] + (['tables.js'] if 'sortable' in text else [])
+    scripts = ['search.js', *(name for name, mark in SCRIPTS.items() if mark in text)]
     tags = ''.join(f'<script src="{up}docs/{name}" defer></script>' for name in scripts)
     text = text.replace('<nav id="quarto-sidebar"', '<nav id="quarto-sidebar" aria-label="Pages"')
     return text.replace('</head>', tags + '</head>', 1)
@@ -169,14 +172,14 @@ class Sections(HTMLParser):
         attrs = dict(attrs)
         if tag == 'meta' and attrs.get('name') == 'description': self.description = attrs.get('content', '')
         if tag == 'main': self.inside = True
-        if tag in ('script', 'style', 'nav', 'button', 'summary'): self.quiet += 1
+        if tag in QUIET: self.quiet += 1
         if self.inside and tag in ('h2', 'h3'):
             self.heading = True
             self.sections.append(dict(id=attrs.get('data-anchor-id') or attrs.get('id', ''), section='', text=[]))
 
     def handle_endtag(self, tag):
         if tag == 'main': self.inside = False
-        if tag in ('script', 'style', 'nav', 'button', 'summary'): self.quiet -= 1
+        if tag in QUIET: self.quiet -= 1
         if tag in ('h2', 'h3'): self.heading = False
 
     def handle_data(self, data):

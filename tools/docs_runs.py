@@ -121,17 +121,32 @@ def _files(run, repository:str)->str:
     return 'Archived with it: ' + ', '.join(links) + '.' if links else ''
 
 
+def live_pages(run)->list: # of Path
+    "Return the pages that `qvision explain` wrote in a run: one, or one per picture."
+    return sorted(run.path.glob('explain*.html'))
+
+
+def live_frame(page, folder:str)->str: # file, and where the site keeps its run
+    "Return the frame that shows a page live, and a link to the page by itself."
+    source = f'{folder}/{quote(page.name)}'
+    what = page.stem.removeprefix('explain').removeprefix('-')
+    title = f'A caption whose words show their maps{": " if what else ""}{what}'
+    return (f'```{{=html}}\n<iframe class="live" src="{source}" title="{html.escape(title)}" loading="lazy"></iframe>\n'
+            f'```\n\n[Open {html.escape(what) or "it"} by itself]({source})')
+
+
 def _live(run)->str: # '' where the run has no such page
-    "Return the frame that shows what `qvision explain` wrote in a run."
-    if not (run.path/'explain.html').is_file(): return ''
-    source = f'../experiments/{quote(run.name)}/explain.html'
-    said = f'The page that `qvision explain` writes, to try: move over the words, or [open it by itself]({source}).'
-    return (f'{said}\n\n'
-            f'```{{=html}}\n<iframe class="live" src="{source}" title="A caption whose words show their maps" '
-            'loading="lazy"></iframe>\n```')
+    "Return the frames that show what `qvision explain` wrote in a run."
+    frames = [live_frame(page, f'../experiments/{quote(run.name)}') for page in live_pages(run)]
+    if not frames: return ''
+    return '\n\n'.join(['## Word by word', 'What `qvision explain` writes, to try: move over the words.', *frames])
 
 
-def run_page(run, children=(), repository:str='', pages=())->str: # names of runs; address; kinds that have a page
+def run_page(run, children=(), # names of runs
+             repository:str='', # its address
+             pages=(),          # kinds that have a page
+             compared:str='',   # a sentence that leads to the comparison with another run
+            )->str:
     "Return the page of a run: headline numbers, facts, figures, parameters, metrics."
     kind = run.info['kind']
     figures = run.path/'figures'
@@ -139,7 +154,7 @@ def run_page(run, children=(), repository:str='', pages=())->str: # names of run
     told = short(run)
     params = [(as_text(name), as_text(value)) for name, value in run.params.items()]
     what = f'A run of the experiment [{as_text(kind)}](../{kind}.html). ' if kind in pages else ''
-    what += 'Here are [all runs](../experiments.html).'
+    what += f'Here are [all runs](../experiments.html). {compared}'.rstrip()
     parts = [f'---\ntitle: {as_text(run.name)}\n---', f'**{as_text(told)}**' if told else '',
              _scores(run) or _numbers(run), what, _files(run, repository),
              '## The run', render_table(_facts(run, children), ['', '']),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Word', 'words_of_ids', 'bare', 'has_letters', 'token_to_patch', 'rollout', 'gradient_maps', 'hide',
-           'score_tokens', 'occlusion_maps', 'WordMaps', 'score_rows', 'explain']
+           'score_tokens', 'occlusion_maps', 'WordMaps', 'score_rows', 'explain', 'word_probability',
+           'word_probabilities']
 
 # %% ../../nbs/analysis/03_attribution.ipynb #b44803cb
 from dataclasses import dataclass
@@ -234,3 +235,22 @@ def explain(model:Captioner,
         else: ids = model.generate(pixel_values=pixels, **get_decoding(model.config.decoding))[0].tolist()
         found.append(_explain_caption(model, pixels, ids, methods))
     return found
+
+# %% ../../nbs/analysis/03_attribution.ipynb #44ff1474
+def word_probability(tokenizer,
+                     scores:Tensor,  # (T-1,) log-probabilities of the tokens after the first
+                     ids:list[int],  # (T,) <START> first
+                     word:Word,
+                    )->float:
+    "Compute the probability of a word, without the punctuation that sticks to it."
+    tokens = list(word.tokens)
+    while len(tokens) > 1 and not has_letters(tokenizer.decode([ids[tokens[-1]]])): tokens.pop()
+    return scores[score_rows(tokens)].sum().exp().item()
+
+def word_probabilities(model:Captioner,
+                       pixel_values:Tensor, # (1,3,H,W)
+                       found:WordMaps,
+                      )->list[float]:       # one per word
+    "Compute the probability of each word of a caption, given those before it."
+    scores = score_tokens(model, pixel_values, torch.tensor([found.ids], device=model.device))[0]
+    return [word_probability(model.tokenizer, scores, found.ids, word) for word in found.words]

@@ -34,6 +34,7 @@ def explain(
     chosen = chosen_model(run, model)
     captioner = load(chosen, device='cpu')
     print_captioner(chosen, captioner)
-    with first_features(captioner) as features: explained = write_explanation(captioner, image, out, caption, method)
+    with first_features(captioner) as features:
+        explained = write_explanation(captioner, image, out, caption, method, chosen)
     if captioner.domain and captioner.domain.is_outside(features[0]).item(): print_outside([image], captioner)
     typer.echo(f'{explained}\nwritten: {out}')
