@@ -58,22 +58,25 @@ def overlay(ax,                # of matplotlib
 # %% ../../nbs/analysis/05_visualize.ipynb #895b5840
 _PAGE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width"><title>{title}</title><style>\n'
+    '<meta name="viewport" content="width=device-width"><title>{name}</title><style>\n'
     ':root{{color-scheme:light dark}} '
     'body{{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}} '
     'figure{{position:relative;margin:1rem 0}}\n'
     'img{{width:100%;display:block}} '
     'img.map{{position:absolute;inset:0;opacity:0;transition:opacity .15s}} '
     'img.map.on{{opacity:1}}\n'
-    'button{{font:inherit;padding:.1em .35em;margin:.1em;border:0;border-radius:.3em;'
-    'background:rgb(213 94 0/var(--v));color:inherit;cursor:pointer}} '
-    'button.on{{outline:2px solid}}\n'
-    '</style></head><body><h1>{title}</h1><p>{words}</p>'
-    '<figure><img src="{image}" alt="{caption}">{maps}</figure>\n'
-    '<p><small>{note}</small></p><script>\n'
+    'button{{font:inherit;padding:.1em .35em;margin:.1em;border:0;border-radius:.3em;vertical-align:top;'
+    'background:rgb(213 94 0/calc(var(--v)*.6));color:inherit;cursor:pointer}} '
+    'button.on{{outline:2px solid}} button small{{display:block;font-size:.7em;line-height:1.2;opacity:.85}}\n'
+    '</style></head><body>{heading}<p role="group" aria-label="Words of the caption">{words}</p>'
+    '<p><small>{note}</small></p>'
+    '<figure><img src="{image}" alt="{caption}">{maps}</figure><script>\n'
+    "let kept=null;\nconst buttons=document.querySelectorAll('button');\n"
     "const show=k=>document.querySelectorAll('[data-k]').forEach(e=>e.classList.toggle('on',e.dataset.k===k));\n"
-    "document.querySelectorAll('button').forEach(b=>{{"
-    "for(const e of['mouseenter','focus','click'])b.addEventListener(e,()=>show(b.dataset.k))}});\n"
+    "const keep=k=>{{kept=k; buttons.forEach(b=>b.setAttribute('aria-pressed',b.dataset.k===k)); show(k)}};\n"
+    "buttons.forEach(b=>{{for(const e of['mouseenter','focus'])b.addEventListener(e,()=>show(b.dataset.k));\n"
+    "for(const e of['mouseleave','blur'])b.addEventListener(e,()=>show(kept));\n"
+    "b.addEventListener('click',()=>keep(kept===b.dataset.k?null:b.dataset.k))}});\n"
     '</script></body></html>')
 
 def _data_uri(image:Image.Image)->str:
@@ -82,11 +85,11 @@ def _data_uri(image:Image.Image)->str:
     return 'data:image/webp;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 def _tinted(values:np.ndarray, size:tuple, processor)->Image.Image:
-    "Return a black layer for the picture, dark where a word does not look."
+    "Return a dark layer for the picture, darkest where a word does not look."
     shown = np.nan_to_num(full_map(values, size, processor))
     alpha = 1 - shown/max(shown.max(), 1e-12)
     black = np.zeros((*alpha.shape, 3))
-    return Image.fromarray(np.concatenate((black, 215*alpha[..., None]), -1).astype(np.uint8), 'RGBA')
+    return Image.fromarray(np.concatenate((black, 150*alpha[..., None]), -1).astype(np.uint8), 'RGBA')
 
 def _to_show(image, processor)->Image.Image:
     "Open a picture in a size to show: of a strip what is around the part that the tower sees, neither huge nor tiny."
@@ -100,27 +103,37 @@ def _to_show(image, processor)->Image.Image:
     picture.thumbnail((900, 900))
     return picture
 
-def explain_html(image,                  # path, PIL image or array
-                 found:WordMaps,
-                 processor,              # image processor of transformers
-                 method:str='relevance', # one of those in `found.maps`
-                 title:str='Where each word comes from',
-                )->str:
-    "Return a self-contained HTML page: picture, words, and a map for each."
-    picture = _to_show(image, processor)
+def _buttons(found:WordMaps, probabilities:list[float]|None)->str:
+    "Return a button per word, the more coloured the more the word needs the image."
     strength = np.clip(found.visual, 0, None)
     strength = strength/max(strength.max(initial=0), 1e-9)
     buttons = []
     for k, (word, s) in enumerate(zip(found.words, strength)):
-        buttons.append(f'<button data-k="{k}" style="--v:{s:.2f}">{html.escape(word.text)}</button> ')
+        below = f'<small>{probabilities[k]:.0%}</small>' if probabilities else ''
+        buttons.append(f'<button data-k="{k}" aria-pressed="false" style="--v:{s:.2f}">'
+                       f'{html.escape(word.text)}{below}</button> ')
+    return ''.join(buttons)
+
+def explain_html(image,                  # path, PIL image or array
+                 found:WordMaps,
+                 processor,              # image processor of transformers
+                 method:str='relevance', # one of those in `found.maps`
+                 title:str='Where each word comes from', # heading; '' for none
+                 probabilities:list[float]|None=None, # of each word, to show below it
+                )->str:
+    "Return a self-contained HTML page: picture, words, and a map for each."
+    picture = _to_show(image, processor)
     layers = []
     for k, values in enumerate(found.maps[method]):
         layer = _data_uri(_tinted(values, picture.size, processor))
         layers.append(f'<img class="map" data-k="{k}" alt="" src="{layer}">')
-    note = (f'Move over a word: what stays bright is where it comes from ({method}). '
+    note = (f'Move over a word: what stays bright is where it comes from ({method}); a click keeps it. '
             'The more coloured a word, the more it needs the image.')
-    return _PAGE.format(title=html.escape(title), words=''.join(buttons), image=_data_uri(picture),
-                        maps=''.join(layers), caption=html.escape(found.caption), note=html.escape(note))
+    if probabilities: note += ' Below it: its probability after the words before it.'
+    heading = f'<h1>{html.escape(title)}</h1>' if title else ''
+    return _PAGE.format(name=html.escape(title or found.caption), heading=heading, words=_buttons(found, probabilities),
+                        image=_data_uri(picture), maps=''.join(layers), caption=html.escape(found.caption),
+                        note=html.escape(note))
 
 # %% ../../nbs/analysis/05_visualize.ipynb #cd5de7c2
 def visual_words(found:WordMaps,
