@@ -167,7 +167,7 @@ def test_broken_files_get_a_sentence_and_the_next_picture_a_caption(page, files,
     for file, sentence in (('cut.jpg', 'truncated'), ('text.png', 'not an image')):
         upload(page, files/file)
         page.locator('#first .said.error', has_text=f'This picture cannot be opened: {sentence}').wait_for()
-        page.get_by_label('Clear').first.click()
+        page.get_by_label('Remove Image').click()
         page.locator('#first .hint').wait_for()
     upload(page, files/'drawing.png')
     text_of(page, '#first .caption', captions[DRAWINGS])
@@ -177,11 +177,11 @@ def test_broken_files_get_a_sentence_and_the_next_picture_a_caption(page, files,
 def test_an_example_and_the_camera(page):
     page.locator('#examples button').first.click()
     page.locator('#first .caption').wait_for()
-    page.get_by_label('Clear').first.click()
+    page.get_by_label('Remove Image').click()
     page.locator('#first .hint').wait_for()
     page.locator('#picture').get_by_label('Capture from camera').click()
-    page.locator('#picture').get_by_text('Click to Access Webcam').click()
-    page.locator('#picture').get_by_title('capture').click()
+    page.locator('#picture').get_by_text('Access Webcam').click()
+    page.locator('#picture').get_by_label('capture photo').click()
     page.locator('#first .caption').wait_for()
 
 
