@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import __version__
-from .commands import caption, data, demo, explain, export, runs, serve, sweep # register their commands
+from .commands import caption, data, explain, export, runs, serve, demo, sweep # register their commands
 from .commands.app import AsJson, app, console, errors
 from .commands.models import chosen_model # for notebooks of before
 from .commands.run import join_pairs

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['demo']
 
-# %% ../../nbs/commands/12_demo.ipynb #c4e1553a
+# %% ../../nbs/commands/12_demo.ipynb #76f81b52
 import logging
 import os
 from functools import partial
@@ -19,7 +19,7 @@ from .app import Checkpoint, Quiet, TrainingRun, app
 from .models import chosen_model, load
 from .serve import leave_on_sigterm, print_start, warn_of_others
 
-# %% ../../nbs/commands/12_demo.ipynb #adf6fb20
+# %% ../../nbs/commands/12_demo.ipynb #d827d206
 @app.command('demo')
 def demo(
     run:TrainingRun=None,

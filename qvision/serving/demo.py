@@ -6,7 +6,7 @@
 __all__ = ['HINT', 'Explained', 'explain_picture', 'shipped_captioners', 'known_captioners', 'Captioners', 'as_frame',
            'as_sentence', 'as_result', 'answer', 'write_examples']
 
-# %% ../../nbs/serving/04_demo.ipynb #df2d36f3
+# %% ../../nbs/serving/04_demo.ipynb #455d9b4b
 import html
 import json
 import logging
@@ -28,7 +28,7 @@ from ..data.images import ImageError, load_images, open_rgb
 from ..model.captioner import Captioner
 from ..runs.archive import list_runs
 
-# %% ../../nbs/serving/04_demo.ipynb #610b3f25
+# %% ../../nbs/serving/04_demo.ipynb #d7e3ad6e
 @dataclass
 class Explained:
     "A caption, and the page on which each word shows where it comes from."
@@ -60,7 +60,7 @@ def explain_picture(captioner:Captioner,
     words = [(word.text, probability) for word, probability in zip(found.words, probabilities)]
     return Explained(caption, words, page, outside, perf_counter() - start)
 
-# %% ../../nbs/serving/04_demo.ipynb #d16a21d7
+# %% ../../nbs/serving/04_demo.ipynb #460a1f87
 def shipped_captioners()->list[str]: # package:NAME
     "Return the captioners that ship; the package's weights are backbones besides."
     found = []
@@ -77,7 +77,7 @@ def known_captioners(chosen:str,    # folder, hub id or package:NAME
     names = [name for name, place in known.items() if place == chosen]
     return {names[0] if names else chosen: chosen} | known
 
-# %% ../../nbs/serving/04_demo.ipynb #09146abf
+# %% ../../nbs/serving/04_demo.ipynb #e8cf7a2b
 class Captioners:
     "Captioners by name, loaded when asked for; the one that was not used for longest makes room for another."
     def __init__(self, known:dict,   # name -> folder, hub id or package:NAME
@@ -108,7 +108,7 @@ class Captioners:
             while len(self._loaded) > self.most: self._loaded.popitem(last=False)
             return self._loaded[name]
 
-# %% ../../nbs/serving/04_demo.ipynb #a025fd99
+# %% ../../nbs/serving/04_demo.ipynb #913881d9
 _EMBEDDED = '<style>body{margin:0;padding:2px;max-width:none}figure{margin:.5rem 0 0}</style></head>'
 _FIT = ("const inside=this.contentDocument.documentElement,around=document.body;"
         "const follow=()=>this.style.colorScheme=inside.style.colorScheme="
@@ -142,7 +142,7 @@ def as_result(told:Explained,
     if told.outside: parts.append(as_sentence(_UNLIKE, 'warning'))
     return ''.join([*parts, as_frame(told.page, f'Words of the caption: {told.caption}')])
 
-# %% ../../nbs/serving/04_demo.ipynb #3e599f9c
+# %% ../../nbs/serving/04_demo.ipynb #77188569
 _log = logging.getLogger(__name__)
 HINT = 'Drop a picture, paste one, take one with the camera, or choose an example.'
 
@@ -166,7 +166,7 @@ def answer(captioners:Captioners,
         _log.error('a picture could not be captioned', exc_info=error)
         return as_sentence('This went wrong; the terminal in which the demo runs says why.')
 
-# %% ../../nbs/serving/04_demo.ipynb #2695064c
+# %% ../../nbs/serving/04_demo.ipynb #7197d7dc
 _SEEDS = (2, 7) # of the drawings
 
 def write_examples(folder)->list[Path]:
