@@ -36,7 +36,7 @@ def boat(tmp_path):
 
 def test_help_is_complete(qvision, tmp_path):
     out = qvision('--help', cwd=tmp_path).stdout
-    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'export', 'serve', 'params',
+    commands = ('data', 'run', 'sweep', 'runs', 'caption', 'explain', 'export', 'serve', 'demo', 'params',
                 'import-multimodel')
     for command in commands: assert command in out
 

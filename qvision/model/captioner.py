@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOGETHER', 'PHRASES', 'DOMAIN', 'CaptionerConfig', 'CaptionerOutput', 'choose_decoder', 'CaptioningMixin',
            'captioner_config', 'set_special_tokens', 'load_backbones', 'cast', 'load_extras', 'CheckpointMixin',
-           'Captioner', 'tiny_captioner']
+           'Captioner', 'CaptionerForImageTextToText', 'tiny_captioner']
 
 # %% ../../nbs/model/02_captioner.ipynb #72eb938b
 from collections.abc import Callable, Iterator
@@ -18,14 +18,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer,
-                          CLIPImageProcessorPil, CLIPVisionConfig, GPTNeoConfig, GenerationConfig, GenerationMixin,
-                          PreTrainedConfig, PreTrainedModel)
+from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM,
+                          AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPImageProcessorPil,
+                          CLIPVisionConfig, GPTNeoConfig, GenerationConfig, GenerationMixin, PreTrainedConfig,
+                          PreTrainedModel)
 from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import ModelOutput, cached_file
 
-from ..config import get_preset, resolve_backbone
+from ..config import get_decoding, get_preset, resolve_backbone
 from ..data.images import is_single, load_batches, load_images
+from ..data.processor import CaptionerProcessor
 from ..data.tokenizer import add_markers, train_tokenizer
 from ..inference.greedy import caption_length, greedy_decode
 from ..inference.options import CaptionOptions
@@ -528,6 +531,22 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
 # exist_ok: the cell may run again, in Jupyter
 AutoConfig.register('qvision', CaptionerConfig, exist_ok=True)
 AutoModel.register(CaptionerConfig, Captioner, exist_ok=True)
+
+# %% ../../nbs/model/02_captioner.ipynb #58e5898a
+class CaptionerForImageTextToText(Captioner):
+    "A captioner for pipelines: its own decoding and length are what `generate` does by default."
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs): # as of `Captioner.from_pretrained`
+        "Load a captioner, in evaluation mode."
+        model = super().from_pretrained(*args, **kwargs)
+        own = dict(max_new_tokens=model.config.caption_length) | get_decoding(model.config.decoding)
+        model.generation_config.update(**own)
+        return model
+
+AutoProcessor.register(CaptionerConfig, CaptionerProcessor, exist_ok=True)
+AutoModelForImageTextToText.register(CaptionerConfig, CaptionerForImageTextToText, exist_ok=True)
+# a pipeline warns of classes that it does not find here; the key is no model type, so that none is looked up by it
+MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES['captioner of qvision'] = CaptionerForImageTextToText.__name__
 
 # %% ../../nbs/model/02_captioner.ipynb #94c5e9b7
 def tiny_captioner(seed:int=0,

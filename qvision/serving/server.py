@@ -238,9 +238,12 @@ def url_of(bound:socket.socket)->str:
     host, port = bound.getsockname()[:2]
     return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
-def run_app(app, bound:socket.socket):
+def run_app(app, bound:socket.socket,
+            grace:int|None=None, # seconds at the end for requests that were accepted (default: as long as they take)
+           ):
     "Answer requests until SIGINT (Ctrl-C) or SIGTERM; then answer those that were accepted, and return."
     import uvicorn
-    server = uvicorn.Server(uvicorn.Config(app, log_level='warning', access_log=False))
+    config = uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=grace)
+    server = uvicorn.Server(config)
     try: server.run(sockets=[bound])
     except KeyboardInterrupt: return # uvicorn raises it again after its end
