@@ -1,7 +1,10 @@
 "Shared by the tests: the repository, a small embedded data set, and a place for runs outside the repository."
+import functools
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,20 @@ def qvision(workplace):
         assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done
     return call
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope='session')
+def serve():
+    "Serve a folder: `serve(folder)` returns its address."
+    servers = []
+    def start(folder):
+        handler = functools.partial(QuietHandler, directory=str(folder))
+        servers.append(http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f'http://127.0.0.1:{servers[-1].server_port}'
+    yield start
+    for server in servers: server.shutdown()

@@ -1,9 +1,7 @@
 """The docs site: names, commands and runs are shown as they are; it builds, its links hold, and in a browser its pages
 fit, nothing is cut, its search finds."""
 import base64
-import functools
 import html
-import http.server
 import importlib.util
 import io
 import json
@@ -11,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -29,11 +26,12 @@ from qvision.runs.archive import get_run, list_runs
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium here')
 PAGES = ('index.html', 'tutorial.html', 'model/captioner.html', 'archive/phase2-mini.html', 'experiments.html',
-         'claims.html', 'command_line.html', 'config.html', 'training/phase.html')
+         'claims.html', 'command_line.html', 'config.html', 'training/phase.html', 'try.html')
 ASKED = { # question -> pages of which one answers it, among the first three found
     'how to train on my own photos': ('index.html', 'tutorial.html'),
     'install': ('index.html',),
     'hallucination': ('evaluation/chair.html', 'bridges.html'),
+    'try it in the browser': ('try.html',),
     'pointing game': ('evaluation/grounding.html',),
     '--num-captions': ('command_line.html',)}
 HARNESS = '''<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre>
@@ -276,17 +274,8 @@ def site(root):
     return root/'_docs'
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-
-
 @pytest.fixture(scope='module')
-def server(site):
-    handler = functools.partial(QuietHandler, directory=str(site))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
+def server(site, serve): return serve(site)
 
 
 def in_browser(site, server, page, width, script):

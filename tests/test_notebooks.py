@@ -5,7 +5,8 @@ import pytest
 from nbdev.test import test_nb as run_notebook
 
 NBS = Path(__file__).parent.parent/'nbs'
-NEEDS = {'model/07_onnx': ('onnx', 'onnxscript', 'onnxruntime'), # packages of an extra
+ONNX = ('onnx', 'onnxscript', 'onnxruntime')
+NEEDS = {'model/07_onnx_graphs': ONNX, 'model/08_onnx': ONNX, # packages of an extra
          'serving/05_demo_page': ('gradio',), 'commands/12_demo': ('gradio',)}
 NOTEBOOKS = sorted(p for p in NBS.rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 

@@ -22,12 +22,14 @@ from docs_compare import compare_link, compare_page, write_runs
 from docs_finish import finish, prepare_pages
 from docs_reference import command_page, show_names
 from docs_runs import KEPT, children_of, live_frame, live_pages, run_list, run_page
+from docs_try import prepare, with_link
 from qvision.cli import app
 from qvision.runs.archive import list_runs
 from qvision.runs.verdicts import usual
 
 PROC = ROOT/'_proc'
 SITE = ROOT/'_docs'
+BUILD = ROOT/'build' # what pages load and git ignores
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 
@@ -88,7 +90,7 @@ def add_reference()->None:
         if module and page.is_file(): show_names(page, f'{get_config().lib_name}.{module[1]}')
 
 
-def write_generated()->None:
+def write_generated(offer:bool)->None: # whether the site captions
     "Make the pages whose tables come from archived runs: home from README.md, and the results."
     for name, source in (('index', 'README.md'), ('results', 'RESULTS.md')):
         page = PROC/f'{name}.ipynb'
@@ -96,6 +98,7 @@ def write_generated()->None:
         text = (ROOT/source).read_text(encoding='utf8').replace('](RESULTS.md)', '](results.html)')
         text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
         text = re.sub(r'(?m)^\[!\[.*\n', '', text) # badges are pictures from elsewhere
+        if name == 'index' and offer: text = with_link(text)
         nb.cells = [nb.cells[0], nbformat.v4.new_markdown_cell(text.strip())]
         nbformat.write(nb, page)
 
@@ -120,7 +123,8 @@ def with_sections(contents:list)->list: # of nbs/sidebar.yml
     experiments = [entry for entry in sections if entry['section'] == 'Experiments']
     library = [entry for entry in sections if entry not in experiments]
     archive = dict(section='Archive', contents=['experiments.md', 'compare.md', 'changelog.md'])
-    return [*guides, 'command_line.md', *experiments, dict(section='Reference', contents=library), archive]
+    guides = [guides[0], 'try.md', *guides[1:], 'command_line.md']
+    return [*guides, *experiments, dict(section='Reference', contents=library), archive]
 
 
 def add_pages(runs)->None:
@@ -234,7 +238,9 @@ def build()->None:
     add_reference()
     # 2. what the archive adds
     runs = list_runs()
-    write_generated()
+    offer, try_page = prepare(BUILD/'try', BUILD/'npm')
+    (PROC/'try.md').write_text(try_page, encoding='utf8')
+    write_generated(bool(offer))
     show_what_was_run(runs)
     add_pages(runs)
     prepare_pages(PROC, {run.info['kind'] for run in runs})
@@ -249,6 +255,7 @@ def build()->None:
     # 4. links
     rename(SITE)
     finish(SITE)
+    if offer: shutil.copytree(BUILD/'try', SITE/'docs/try', dirs_exist_ok=True)
     drop_missing_places(SITE)
     if broken := broken_links(SITE): sys.exit('broken links:\n' + '\n'.join(broken))
     print(f'{len(list(SITE.rglob("*.html")))} pages in _docs; open _docs/index.html')

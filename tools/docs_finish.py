@@ -23,6 +23,7 @@ SEARCH = ('<div class="docs-search" id="quarto-search" role="search">'
           '<div class="docs-search-results" id="docs-search-results" role="listbox" aria-label="Sections found" '
           'hidden></div></div>')
 KEYWORDS = { # what people ask -> the place that answers
+    'try.html': 'try demo online browser web in the browser without installing caption my photo',
     'index.html#caption-a-photograph': 'install installation pip quick start getting started caption photo',
     'index.html#your-data-your-experiments': 'train on my own photos own data custom dataset fine-tune',
     'index.html#how-fast-is-it': 'speed latency benchmark seconds',
@@ -38,7 +39,7 @@ QUIET = ('script', 'style', 'nav', 'button', 'summary', 'select', 'noscript') # 
 SCRIPTS = {'tables.js': 'sortable', 'compare.js': 'id="compare"', 'live.js': 'class="live"'} # of pages with such a mark
 PLACES = {'experiments.html': 'Archive', 'compare.html': 'Archive', 'archive': 'Run', 'changelog.html': 'Archive'}
 LIBRARY = ('config.html', 'tables.html', 'files.html', 'cli.html') # modules outside folders
-GUIDES = ('index.html', 'tutorial.html', 'howto.html', 'results.html', 'command_line.html')
+GUIDES = ('index.html', 'try.html', 'tutorial.html', 'howto.html', 'results.html', 'command_line.html')
 
 
 # before rendering

@@ -18,32 +18,42 @@ from .captioner import Captioner
 # %% ../../nbs/model/06_export.ipynb #554fa863
 class ImageProgram(nn.Module):
     "Compute from pixels what the text attends to: encoder, bridge, and the fusion's keys and values."
-    def __init__(self, model:Captioner):
+    def __init__(self, model:Captioner,
+                 attentions:bool=False): # return the bridge's attention too
         super().__init__()
         self.encoder = model.encoder
         self.bridge = model.bridge
         self.fusion = model.fusion
+        self.attentions = attentions
 
     def forward(self, pixel_values:Tensor, # (B,3,H,W)
-               )->Tensor:                  # (B,2,heads,1+Q,D/heads)
+               )->Tensor:                  # (B,2,heads,1+Q,D/heads), or a tuple of it and means over heads:
+        # self-attention of each layer (B,1+Q,1+Q), then cross-attention of each layer (B,1+Q,P)
         image_features = self.encoder(self.encoder.patch_features(pixel_values))
-        return self.fusion.keys_values(self.bridge(image_features)['visual_tokens'])
+        seen = self.bridge(image_features, self.attentions)
+        keys_values = self.fusion.keys_values(seen['visual_tokens'])
+        if not self.attentions: return keys_values
+        return keys_values, *(x.mean(1) for x in (*seen['self_attentions'], *seen['cross_attentions']))
 
 class StepProgram(nn.Module):
     "Compute one decoding step for one or several new tokens, with the decoder's cache as plain tensors."
-    def __init__(self, model:Captioner):
+    def __init__(self, model:Captioner,
+                 attentions:bool=False): # return the attention to the visual tokens too
         super().__init__()
         self.decoder = model.decoder
         self.fusion = model.fusion
+        self.attentions = attentions
 
     def forward(self, input_ids:Tensor, # (B,T) the newest tokens
                 visual_kv:Tensor,       # of `ImageProgram`
                 cache:list[Tensor],     # keys and values of each block (B,heads,t,D/heads), alternating
-               )->tuple:                # logits (B,T,V), cache of t+T
+               )->tuple:                # logits (B,T,V), cache of t+T, and with attentions their mean (B,T,1+Q)
         past = DynamicCache()
         for i in range(0, len(cache), 2): past.update(cache[i], cache[i + 1], i//2)
-        states, past, _ = self.fusion.read(self.decoder.base_model, input_ids, None, visual_kv, past, True)
-        return self.decoder.get_output_embeddings()(states), flat_cache(past)
+        states, past, weights = self.fusion.read(self.decoder.base_model, input_ids, None, visual_kv, past, True,
+                                                 self.attentions)
+        found = self.decoder.get_output_embeddings()(states), flat_cache(past)
+        return (*found, weights.mean(1)) if self.attentions else found
 
 class WordProgram(StepProgram):
     "Compute one decoding step for the newest token alone."
