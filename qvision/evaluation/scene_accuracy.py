@@ -6,7 +6,7 @@
 __all__ = ['NUMBERS', 'RELATIONS', 'CLAIMS', 'Described', 'describe_objects', 'relations_in', 'Facts', 'SceneFacts',
            'scene_facts', 'relation_holds', 'SceneAccuracy', 'scene_accuracy']
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #3e8c4182
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #57ab6f77
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..data.coco import CocoData
 from .chair import mentions, words_of
 from .statistics import bootstrap_ratio
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #4b90760d
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #d27fbc3d
 NUMBERS = {'a': 1, 'an': 1, 'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'six': 6,
            'pair of': 2, 'couple of': 2, 'group of': 3} # a group: three or more
 _ARTICLES = ('a', 'an')
@@ -54,7 +54,7 @@ def describe_objects(caption:str,
         found.append(Described(m.category, tuple(said[::-1]), number, start, m.end))
     return found
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #d5c17402
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #4dfe8d0c
 RELATIONS = {'to the left of': 'left', 'on the left of': 'left', 'left of': 'left',
              'to the right of': 'right', 'on the right of': 'right', 'right of': 'right',
              'above': 'above', 'below': 'below', 'under': 'below', 'underneath': 'below', 'beneath': 'below',
@@ -74,7 +74,7 @@ def relations_in(caption:str,
         if phrase: found.append((a, RELATIONS[phrase], b))
     return found
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #d822955a
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #4c786f21
 CLAIMS = ('colour', 'count', 'relation')
 
 @dataclass
@@ -88,7 +88,7 @@ class Facts:
 class SceneFacts:
     "What is recorded of an image."
     objects:dict # category -> Facts
-    exact:bool   # whether *a* claims one: the whole scene is recorded, and its captions are made from it
+    exact:bool   # whether the whole scene is recorded: *a* then claims one, and boxes tell relations
 
 def _is_box(box)->bool:
     if not isinstance(box, list) or len(box) != 4: return False
@@ -108,7 +108,8 @@ def _missing(facts)->dict: # claim -> why
     if not objects: return dict.fromkeys(CLAIMS, 'the data set has no instances')
     missing = {}
     if not any(found.colours for found in objects): missing['colour'] = "no instance has a field 'colour'"
-    if not any(found.box for found in objects): missing['relation'] = 'no instance has a bbox'
+    if not any(scene.exact for scene in facts.values()): missing['relation'] = "no image has a recorded 'scene'"
+    elif not any(found.box for found in objects): missing['relation'] = 'no instance has a bbox'
     return missing
 
 def scene_facts(data:CocoData)->tuple: # {image id: SceneFacts}, {claim: why it cannot be checked}
@@ -121,7 +122,7 @@ def scene_facts(data:CocoData)->tuple: # {image id: SceneFacts}, {claim: why it 
         facts[image.id] = SceneFacts(objects, bool(image.scene))
     return facts, _missing(facts)
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #edb384e3
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #a5e4362a
 def relation_holds(relation:str, # a value of RELATIONS
                    a:tuple,      # box of one object, as in Facts
                    b:tuple,      # of the other
@@ -150,7 +151,7 @@ def _check(caption, scene, colours)->list[tuple]: # (claim, whether it holds, wh
         claims_number = described.number and (scene.exact or described.number not in _ARTICLES)
         if claims_number and known.count is not None:
             found.append(('count', _count_holds(described.number, known.count), described.number))
-    for a, relation, b in relations_in(caption, objects):
+    for a, relation, b in relations_in(caption, objects) if scene.exact else ():
         places = [scene.objects[x.category].box for x in (a, b) if x.category in scene.objects]
         if a.category != b.category and len(places) == 2 and all(places):
             found.append(('relation', relation_holds(relation, *places), relation))
