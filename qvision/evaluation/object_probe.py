@@ -6,7 +6,7 @@
 __all__ = ['STRATEGIES', 'PROMPTS', 'Question', 'object_questions', 'object_prompts', 'evidence', 'best_threshold', 'Answers',
            'ask']
 
-# %% ../../nbs/evaluation/07_object_probe.ipynb #184b931f
+# %% ../../nbs/evaluation/07_object_probe.ipynb #e499113a
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..data.coco import CocoData
 from .chair import SYNONYMS, mentions, singulars, true_objects, words_of
 from .statistics import bootstrap_ratio, bootstrap_statistic
 
-# %% ../../nbs/evaluation/07_object_probe.ipynb #c68b5eb1
+# %% ../../nbs/evaluation/07_object_probe.ipynb #c2132e2a
 STRATEGIES = ('random', 'popular', 'adversarial')
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def object_questions(data:CocoData,
             found[strategy] += [Question(image_id, c, False) for c in some[:k]]
     return found
 
-# %% ../../nbs/evaluation/07_object_probe.ipynb #ff267d5e
+# %% ../../nbs/evaluation/07_object_probe.ipynb #7e86f63f
 PROMPTS = ('There is', 'A photo with')
 _PAIRS = dict(skis='pair of skis', scissors='pair of scissors')
 
@@ -92,7 +92,7 @@ def object_prompts(data:CocoData,
     scored = [f' {"an" if name[:1] in "aeiou" else "a"} {name}' for name in names]
     return categories, [(start, text) for start in starts for text in scored]
 
-# %% ../../nbs/evaluation/07_object_probe.ipynb #ba9ad348
+# %% ../../nbs/evaluation/07_object_probe.ipynb #8ac9b17f
 def evidence(scores:np.ndarray, # (N,S*C) log-probabilities, one start of the prompts after another
              categories:int,    # C
             )->np.ndarray:      # (N,C) nats
@@ -101,7 +101,7 @@ def evidence(scores:np.ndarray, # (N,S*C) log-probabilities, one start of the pr
     average = np.logaddexp.reduce(scores.astype(float), axis=0) - np.log(len(scores))
     return (scores - average).reshape(len(scores), -1, categories).mean(1)
 
-# %% ../../nbs/evaluation/07_object_probe.ipynb #6ec445a6
+# %% ../../nbs/evaluation/07_object_probe.ipynb #186fc691
 def _weighted_auc(score, present, weights)->float:
     "Return the area under the ROC curve; ties count half."
     _, group = np.unique(score, return_inverse=True)

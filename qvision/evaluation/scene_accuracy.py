@@ -6,7 +6,7 @@
 __all__ = ['NUMBERS', 'RELATIONS', 'CLAIMS', 'Described', 'describe_objects', 'relations_in', 'Facts', 'SceneFacts',
            'scene_facts', 'relation_holds', 'SceneAccuracy', 'scene_accuracy']
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #57ab6f77
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #e902e42b
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..data.coco import CocoData
 from .chair import mentions, words_of
 from .statistics import bootstrap_ratio
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #d27fbc3d
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #14a1b298
 NUMBERS = {'a': 1, 'an': 1, 'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'six': 6,
            'pair of': 2, 'couple of': 2, 'group of': 3} # a group: three or more
 _ARTICLES = ('a', 'an')
@@ -54,7 +54,7 @@ def describe_objects(caption:str,
         found.append(Described(m.category, tuple(said[::-1]), number, start, m.end))
     return found
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #4dfe8d0c
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #d0d1c560
 RELATIONS = {'to the left of': 'left', 'on the left of': 'left', 'left of': 'left',
              'to the right of': 'right', 'on the right of': 'right', 'right of': 'right',
              'above': 'above', 'below': 'below', 'under': 'below', 'underneath': 'below', 'beneath': 'below',
@@ -74,7 +74,7 @@ def relations_in(caption:str,
         if phrase: found.append((a, RELATIONS[phrase], b))
     return found
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #4c786f21
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #e5174c72
 CLAIMS = ('colour', 'count', 'relation')
 
 @dataclass
@@ -122,7 +122,7 @@ def scene_facts(data:CocoData)->tuple: # {image id: SceneFacts}, {claim: why it 
         facts[image.id] = SceneFacts(objects, bool(image.scene))
     return facts, _missing(facts)
 
-# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #a5e4362a
+# %% ../../nbs/evaluation/08_scene_accuracy.ipynb #77c37703
 def relation_holds(relation:str, # a value of RELATIONS
                    a:tuple,      # box of one object, as in Facts
                    b:tuple,      # of the other
@@ -132,8 +132,8 @@ def relation_holds(relation:str, # a value of RELATIONS
     down = b[1] - a[1]
     if relation == 'left': return right > 0
     if relation == 'right': return right < 0
-    if relation == 'above': return down > abs(right)
-    if relation == 'below': return -down > abs(right)
+    if relation == 'above': return down > abs(right)/2
+    if relation == 'below': return -down > abs(right)/2
     if relation == 'in front': return a[2] > b[2]
     if relation == 'behind': return a[2] < b[2]
     return abs(down) <= 1.5*abs(right)

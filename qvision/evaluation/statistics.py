@@ -28,7 +28,7 @@ def paired_difference(a:Scores, b:Scores)->tuple: # mean, (low, high)
     differences = [a.cider[i] - b.cider[i] for i in a.cider if i in b.cider]
     return float(np.mean(differences)), bootstrap(differences)
 
-# %% ../../nbs/evaluation/02_statistics.ipynb #e6f9acde
+# %% ../../nbs/evaluation/02_statistics.ipynb #da094623
 def bootstrap_statistic(statistic:Callable, # (N,) how often each image counts -> a number, or nan
                         images:int,         # N
                         n:int=1000,         # resamples
