@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BINS', 'Calibration', 'calibrate', 'plot_reliability']
 
-# %% ../../nbs/evaluation/09_calibration.ipynb #79b4fbf2
+# %% ../../nbs/evaluation/09_calibration.ipynb #fe6484f2
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ import numpy as np
 
 from .statistics import bootstrap_statistic
 
-# %% ../../nbs/evaluation/09_calibration.ipynb #1323f0c4
+# %% ../../nbs/evaluation/09_calibration.ipynb #aac819eb
 BINS = 15
 
 @dataclass
@@ -61,7 +61,7 @@ def calibrate(confidence:np.ndarray, # (n,) probability of each token's first ch
     nats = -np.log(np.maximum(target, np.finfo(np.float32).tiny)).mean()
     return Calibration(sums(), sums(confidence), sums(correct), float(nats))
 
-# %% ../../nbs/evaluation/09_calibration.ipynb #cfeffdbf
+# %% ../../nbs/evaluation/09_calibration.ipynb #ec7e48b2
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
 
 def plot_reliability(found:dict # name -> Calibration

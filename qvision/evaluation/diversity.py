@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DANGLING', 'distinct', 'repeats_itself', 'breaks_off', 'diversity', 'training_captions']
 
-# %% ../../nbs/evaluation/06_diversity.ipynb #3e962e31
+# %% ../../nbs/evaluation/06_diversity.ipynb #712181f1
 from pathlib import Path
 
 from ..data.coco import karpathy_ids
 from ..data.integrity import read_json
 from .metrics import python_words
 
-# %% ../../nbs/evaluation/06_diversity.ipynb #915131d1
+# %% ../../nbs/evaluation/06_diversity.ipynb #35992f23
 def _ngrams(words:list[str], n:int)->list[tuple]: return list(zip(*(words[k:] for k in range(n))))
 
 def distinct(captions:list[list[str]], # words of each
@@ -22,7 +22,7 @@ def distinct(captions:list[list[str]], # words of each
     found = [ngram for words in captions for ngram in _ngrams(words, n)]
     return len(set(found))/max(len(found), 1)
 
-# %% ../../nbs/evaluation/06_diversity.ipynb #6ec312ce
+# %% ../../nbs/evaluation/06_diversity.ipynb #0a7e7ba5
 # words after which something has to follow; 'in', 'on', 'by' are not among them: 'with its lights on'
 DANGLING = frozenset(('a', 'an', 'the', 'and', 'or', 'of', 'with', 'to', 'at', 'for', 'from', 'into', 'is', 'are',
                       'his', 'its', 'their', 'while', 'that', 'very'))
@@ -36,7 +36,7 @@ def breaks_off(words:list[str])->bool:
     "Tell whether a caption ends in a word after which something has to follow, or is empty."
     return not words or words[-1] in DANGLING
 
-# %% ../../nbs/evaluation/06_diversity.ipynb #bf7f609d
+# %% ../../nbs/evaluation/06_diversity.ipynb #9e2a278b
 def diversity(captions:list[str],
               training:list[str]=None, # captions that were trained on; without them nothing is said of copies
              )->dict:                  # shares from 0 to 1, and numbers
@@ -58,7 +58,7 @@ def diversity(captions:list[str],
         found['copied'] = sum(text in known for text in texts)/n
     return found
 
-# %% ../../nbs/evaluation/06_diversity.ipynb #3e953ea6
+# %% ../../nbs/evaluation/06_diversity.ipynb #1b7f3dbb
 def training_captions(root,           # folder in COCO layout
                       split:str,      # a split, or SPLIT/NAME with a Karpathy file
                       karpathy=None,  # path of dataset_coco.json

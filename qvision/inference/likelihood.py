@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PromptTree', 'prompt_tree', 'encode_prompts', 'prompt_scores', 'TokenPredictions', 'predict_tokens']
 
-# %% ../../nbs/inference/10_likelihood.ipynb #542feee3
+# %% ../../nbs/inference/10_likelihood.ipynb #9a5320f9
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.tokenizer import encode_captions
 
-# %% ../../nbs/inference/10_likelihood.ipynb #f042424e
+# %% ../../nbs/inference/10_likelihood.ipynb #07bcdae9
 @dataclass
 class PromptTree:
     "Prompts as contexts (U,T), nodes (n) that are prefixes of them, and scored tokens (m)."
@@ -62,7 +62,7 @@ def encode_prompts(tokenizer, prompts:list[tuple], # (what is given, what is sco
         found.append((ids, max(1, same)))
     return found
 
-# %% ../../nbs/inference/10_likelihood.ipynb #83bd0e42
+# %% ../../nbs/inference/10_likelihood.ipynb #4d21bbb8
 _LOGITS = 2**24 # that are in memory at once
 
 def _late_logits(model, tree:PromptTree): # a function of patch features
@@ -108,7 +108,7 @@ def prompt_scores(model,                # a captioner: `forward` with patch_feat
         found.append(torch.zeros(len(logits), len(prompts), device=steps.device).index_add_(1, tree.text, steps).cpu())
     return torch.cat(found)
 
-# %% ../../nbs/inference/10_likelihood.ipynb #dbd687c7
+# %% ../../nbs/inference/10_likelihood.ipynb #682ed650
 @dataclass
 class TokenPredictions:
     "Predictions of the tokens of reference captions, in the order of the captions."

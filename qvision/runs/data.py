@@ -48,7 +48,7 @@ def open_data(run:Run,               # records the data in its run.json
     run.update(data=dict(path=relative(opened.root), split=split, checksum=opened.checksum))
     return opened
 
-# %% ../../nbs/runs/10_data.ipynb #4f982e4b
+# %% ../../nbs/runs/10_data.ipynb #921d30b7
 def known_captions(trained:Run|None, # training run; None: take those of another split
                    root,             # folder in COCO layout that the captioner is evaluated on
                    split:str,        # that it is evaluated on
