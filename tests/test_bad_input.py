@@ -423,7 +423,8 @@ def test_one_image_has_scores_and_reasons_for_what_is_missing(qvision, workplace
             '-p', 'name', 'one-image', '-p', 'metrics', "['BLEU', 'ROUGE-L', 'CIDEr']", '-p', 'tokenizer', 'python',
             cwd=ROOT)
     metrics = json.loads((Path(workplace['QVISION_EXPERIMENTS'])/'one-image/metrics.json').read_text())
-    assert set(metrics['missing']) == {'CIDEr', 'blind', 'CHAIR'}
+    assert set(metrics['missing']) == {'CIDEr', 'blind', 'CHAIR', 'copied', 'object probe', 'scene: colour',
+                                      'scene: count', 'scene: relation'}
     assert 'one image' in metrics['missing']['CIDEr']
     assert 'blind' not in metrics['scores']
     model = metrics['scores']['model']

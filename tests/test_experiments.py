@@ -263,8 +263,25 @@ def test_evaluation(qvision, root, workplace, phase2):
     assert set(found['scores']) == {'model', 'model, greedy', 'blind', 'people', 'model, one reference less'}
     assert found['scores']['people']['CIDEr'] > 0
     assert found['images'] == 24
+    assert found['missing'].keys() <= {'METEOR'} # without Java
+    assert set(found['diversity']) == {'model', 'model, greedy', 'people'}
+    assert 0 <= found['diversity']['people']['copied'] < 1
+    assert 0 < found['calibration']['ece'] < 1
+    assert {kind: probe['questions'] for kind, probe in found['object_probe']['model'].items()} == dict.fromkeys(
+        ('random', 'popular', 'adversarial'), found['object_probe']['blind']['random']['questions'])
+    assert found['scene']['people']['colour']['accuracy'] == 1 # their captions are made from the scenes
+    assert found['scene']['people']['count']['accuracy'] == 1
     shown = [o for c in read(archive(workplace, 'scores')/'evaluate.ipynb')['cells'][-2:] for o in c.get('outputs', [])]
     assert 'image/png' not in json.dumps(shown)
+
+
+def test_evaluation_without_probes(qvision, root, workplace, phase2):
+    qvision('run', 'evaluate', '-p', 'run', 'two', '-p', 'name', 'no-probes', '-p', 'probes', 'false', '-p', 'limit', 4,
+            '-p', 'metrics', "['BLEU']", '-p', 'quiet', 'true', cwd=root)
+    found = metrics(workplace, 'no-probes')
+    assert found['scores']['model']['BLEU-1'] >= 0
+    assert not {'diversity', 'calibration', 'object_probe', 'scene'} & set(found)
+    assert not {'copied', 'object probe'} & set(found['missing'])
 
 
 def test_runs_are_listed_and_compared(qvision, root, workplace, phase2):

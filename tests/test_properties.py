@@ -3,18 +3,22 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from qvision.data.caption_tables import read_rows, read_table
-from qvision.data.coco import CocoData, split_images
+from qvision.data.coco import CocoData, CocoImage, split_images
 from qvision.data.convert import tidy_caption
 from qvision.data.images import change_caption
 from qvision.data.integrity import DataError
 from qvision.evaluation.chair import SYNONYMS, chair, mentions, singulars, words_of
+from qvision.evaluation.diversity import diversity
 from qvision.evaluation.metrics import score
+from qvision.evaluation.object_probe import Answers, best_threshold
+from qvision.evaluation.scene_accuracy import CLAIMS, describe_objects, relations_in, scene_accuracy, scene_facts
 
 TRIED = settings(derandomize=True, database=None, deadline=None, max_examples=60,
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -298,3 +302,58 @@ def test_hallucinations_are_shares_and_the_order_of_images_changes_nothing(pairs
     assert (again.chair_i, again.chair_s, again.recall) == (found.chair_i, found.chair_s, found.recall)
     everything = chair(captions, dict.fromkeys(captions, set(SYNONYMS)))
     assert everything.chair_i == 0
+
+
+@TRIED
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12))
+def test_auc_and_best_threshold_are_what_counting_gives(rows):
+    score = np.array([value for value, _ in rows], float)
+    present = np.array([there for _, there in rows])
+    pairs = [(a > b) + .5*(a == b) for a in score[present] for b in score[~present]]
+    auc = Answers(len(rows), np.arange(len(rows)), score, present).auc()
+    if pairs: assert auc == pytest.approx(np.mean(pairs))
+    else: assert np.isnan(auc)
+    found = ((score > best_threshold(score, present)) == present).mean()
+    assert found == max(((score > t) == present).mean() for t in np.arange(-4, 4, .5))
+
+
+@TRIED
+@given(st.lists(TEXTS, min_size=1, max_size=6))
+def test_diversity_is_made_of_shares(captions):
+    found = diversity(captions, captions)
+    assert found.pop('copied') == 1
+    for name in ('different', 'distinct-1', 'distinct-2', 'repeats', 'unfinished'): assert 0 <= found[name] <= 1
+    twice = diversity(captions*2)
+    assert twice['different'] == pytest.approx(found['different']/2)
+    assert twice['vocabulary'] == found['vocabulary']
+
+
+WORDS = st.lists(st.sampled_from(['a', 'two', 'pair', 'of', 'red', 'blue', 'small', 'dogs', 'dog', 'bus', 'to', 'the',
+                                  'left', 'behind', 'next', 'near', 'and']), max_size=14).map(' '.join)
+INSTANCES = st.lists(st.fixed_dictionaries(
+    dict(category=st.sampled_from(['dog', 'bus', 'cat'])),
+    optional=dict(colour=PLAIN | st.sampled_from(['red', 'blue']), iscrowd=st.sampled_from([0, 1]),
+                  bbox=PLAIN | st.lists(st.floats(0, 100) | PLAIN, min_size=4, max_size=4))), max_size=5)
+
+
+class Scenes:
+    "A split with one image per list of instances."
+    def __init__(self, all_instances):
+        self.images = [CocoImage(i, None, 9, 9, [], found, {}) for i, found in enumerate(all_instances)]
+
+
+@TRIED
+@given(st.lists(st.tuples(WORDS, INSTANCES), min_size=1, max_size=4))
+def test_scene_accuracy_of_any_annotations(pairs):
+    captions = {i: caption for i, (caption, _) in enumerate(pairs)}
+    for caption in captions.values():
+        objects = describe_objects(caption, ('red', 'blue'))
+        spans = [k for found in objects for k in range(found.start, found.end)]
+        assert spans == sorted(set(spans)) # no word describes two objects
+        assert len(relations_in(caption, objects)) < max(len(objects), 1)
+    facts, missing = scene_facts(Scenes([instances for _, instances in pairs]))
+    assert missing.keys() <= set(CLAIMS)
+    found = scene_accuracy(captions, facts, missing)
+    assert (found.right <= found.claims).all()
+    assert not set(missing) & set(found.summary())
+    for claim in found.summary().values(): assert 0 <= claim['interval'][0] <= claim['interval'][1] <= 1

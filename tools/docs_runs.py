@@ -21,6 +21,7 @@ CAPTIONS = { # figure -> what it shows
     'loss': 'Loss in the course of training',
     'methods': 'Maps of one word by each method',
     'pointing': 'How often the maps point at the object that the word names',
+    'reliability': 'How often the most probable next token is right, over how sure the captioner is',
     'preferences': "Attention of each token to each category, over the category's share of the image",
     'published_vectors': 'The three published vectors of one image',
     'query_query': 'Cosines between query tokens, layer by layer',

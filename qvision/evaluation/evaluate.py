@@ -77,6 +77,7 @@ class EvaluateParameters:
     metrics:list=field(default_factory=lambda: list(METRICS))
     tokenizer:str='auto'       # auto, ptb or python
     nearest:str|None=None      # split that the nearest-neighbour captioner copies from (default: no such row)
+    probes:bool=True           # diversity, calibration, object probe and scene accuracy beside the scores
     limit:int|None=None        # images at most (default: all)
     batch_size:int=128
     seed:int=0
