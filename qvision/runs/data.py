@@ -8,7 +8,8 @@ __all__ = ['data_folder', 'describe_data', 'open_data']
 # %% ../../nbs/runs/10_data.ipynb #6e1d3ed0
 from pathlib import Path
 
-from ..data.coco import CocoData, open_split
+from ..data.coco import CocoData
+from ..data.shards import ShardData, open_training_split
 from ..data.synthetic.minicoco import ensure_minicoco
 from .archive import Run
 from .parameters import project_root, relative
@@ -40,8 +41,9 @@ def open_data(run:Run,               # records the data in its run.json
               karpathy=None,         # path of dataset_coco.json
               limit:int|None=None,   # images at most (default: all)
               progress:bool=True,    # show progress bars
-             )->CocoData:            # its `root` is the folder, where other splits are
+             )->CocoData|ShardData:  # its `root` is the folder, where other splits are
     "Open the split that a run works on, see `data_folder`, and record its path, name and checksum."
-    opened = open_split(data_folder(data, trained, progress), split, karpathy, limit=limit, progress=progress)
+    folder = data_folder(data, trained, progress)
+    opened = open_training_split(folder, split, karpathy or '', limit=limit, progress=progress)
     run.update(data=dict(path=relative(opened.root), split=split, checksum=opened.checksum))
     return opened
