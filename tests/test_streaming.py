@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from qvision.config import Phase
-from qvision.data.shards import ShardData, shard_folder
+from qvision.data.shards import ShardData
 from qvision.data.synthetic.minicoco import write_minicoco
+from qvision.data.write_shards import shard_folder
 from qvision.model.captioner import tiny_captioner
 from qvision.training.dataset import phase_dataset
 from qvision.training.phase import Job, train_phase, train_together
@@ -27,7 +28,8 @@ def shards(tmp_path_factory):
     write_minicoco(root/'data', splits=dict(train2017=16, val2017=2), workers=1, progress=False)
     model = tiny_captioner()
     tower = model.patch_features, model.image_processor, model.encoder_checksum()
-    return shard_folder(root/'data', root/'shards', 'train2017', *tower, per_shard=6, group=2, streams=4, progress=False)
+    sizes = dict(per_shard=6, group=2, streams=4)
+    return shard_folder(root/'data', root/'shards', 'train2017', *tower, **sizes, progress=False)
 
 
 def losses(log): return [(entry['step'], entry['loss']) for entry in log]
@@ -53,14 +55,14 @@ def test_a_resumed_run_is_the_undisturbed_one_and_reads_on(shards, undisturbed, 
     monkeypatch.setattr(module, 'read_group', lambda *args: read.append(args[1]) or original(*args))
     train_here(shards, tmp_path)
     through = len(read)
-    for step in (8,): shutil.rmtree(tmp_path/f'checkpoint-{step}')
+    shutil.rmtree(tmp_path/'checkpoint-8')
     read.clear()
     found, weights = train_here(shards, tmp_path, resume=True)
     assert sorted(path.name for path in tmp_path.glob('checkpoint-*')) == ['checkpoint-6', 'checkpoint-8']
     assert found == undisturbed[0]
     assert len(found) == 4
     for name, weight in weights.items(): assert (weight == undisturbed[1][name]).all(), name
-    assert len(read) < through/2
+    assert len(read) == through/2 # nothing of the first epoch
 
 
 def test_two_processes_train_as_one(shards, undisturbed, tmp_path):
@@ -86,8 +88,8 @@ def test_the_command_writes_what_train_reads(qvision, minicoco, workplace, tmp_p
     assert [path.name for path in sorted((tmp_path/'sharded/train2017').iterdir())] == [
         '00000.parquet', '00001.parquet', '00002.parquet']
     assert not list((tmp_path/'sharded').glob('train2017/*.png'))
-    qvision('run', 'train', '-p', 'data', tmp_path/'sharded', '-p', 'max_steps', 3, '-p', 'name', 'streamed', '-p', 'quiet',
-            'true', cwd=ROOT)
+    qvision('run', 'train', '-p', 'data', tmp_path/'sharded', '-p', 'max_steps', 3, '-p', 'name', 'streamed',
+            '-p', 'quiet', 'true', cwd=ROOT)
     run = Path(workplace['QVISION_EXPERIMENTS'])/'streamed'
     metrics = json.loads((run/'metrics.json').read_text())
     assert (metrics['steps'], metrics['train_images'], metrics['train_pairs']) == (3, 60, 300)

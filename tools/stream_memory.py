@@ -34,7 +34,7 @@ def rows(count:int, first:int):
 
 def write(folder:Path, captions:int):
     "Write shards of synthetic captions."
-    from qvision.data.shards import write_shards
+    from qvision.data.write_shards import write_shards
     write_shards(lambda first: rows(captions//TOGETHER, first), folder, dict(whole='synthetic'), progress=False)
 
 

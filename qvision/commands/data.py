@@ -75,8 +75,11 @@ def data_check(
     quiet:Quiet=False,
 ):
     "Report what is broken in a folder in COCO layout. Example: qvision data check data/minicoco"
-    from qvision.data.coco import check
-    reports = check(root, progress=not quiet_default(quiet))
+    from qvision.data.coco import check, splits_of
+    from qvision.data.shards import check_shards
+    progress = not quiet_default(quiet)
+    reports = check_shards(root, progress)
+    if splits_of(root) or not reports: reports = [*check(root, progress=progress), *reports]
     for report in reports: console.print(str(report), markup=False, highlight=False)
     nothing_to_use = not any(report.images for report in reports)
     broken = not all(report.ok for report in reports)
@@ -99,7 +102,7 @@ def data_flickr8k(
     done = from_flickr8k(source, out, copy, seed, images)
     console.print(f'written: {done}', markup=False, highlight=False)
 
-# %% ../../nbs/commands/02_data.ipynb #8731039e
+# %% ../../nbs/commands/02_data.ipynb #f285c945
 @data_app.command('shards')
 def data_shards(
     root:Annotated[Path, typer.Argument(help='Folder in COCO layout.')],
@@ -120,7 +123,7 @@ def data_shards(
     from torch import cuda
 
     from qvision.config import get_preset
-    from qvision.data.shards import require_pyarrow, shard_folder
+    from qvision.data.write_shards import require_pyarrow, shard_folder
     from qvision.model.captioner import Captioner
     require_pyarrow()
     model = Captioner.from_backbones(get_preset(preset, **dict(encoder=encoder) if encoder else {}))

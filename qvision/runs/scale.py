@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cell_seconds', 'Measured', 'measured_run', 'Sizes', 'base_sizes', 'Assumed', 'Plan', 'estimate', 'sensitivity']
 
-# %% ../../nbs/runs/15_scale.ipynb #cd87af66
+# %% ../../nbs/runs/15_scale.ipynb #ad1f8913
 import json
 import math
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from .archive import Run
 
-# %% ../../nbs/runs/15_scale.ipynb #f5bb2afe
+# %% ../../nbs/runs/15_scale.ipynb #832347cd
 def cell_seconds(run:Run,
                  contains:str, # text of the cell's source
                 )->float:
@@ -58,7 +58,7 @@ def measured_run(run:Run, # of train.ipynb, which computed its features itself
     return Measured(images, views, (patches, width), seconds/(images*views),
                     cell_seconds(run, 'trainer = CaptionTrainer')/run.metrics['steps'], batch)
 
-# %% ../../nbs/runs/15_scale.ipynb #3a5830f5
+# %% ../../nbs/runs/15_scale.ipynb #1ae8c01b
 @dataclass
 class Sizes:
     "Numbers that the operations of a captioner's training follow from."
@@ -97,7 +97,7 @@ def base_sizes(table:list, # rows of the parameter table, as the benchmark archi
     return Sizes(rows['Encoder']['total'] - projection, 49, rows['Q-Former']['total'] + projection, 64, trained, frozen,
                  vocabulary*width, 20, width)
 
-# %% ../../nbs/runs/15_scale.ipynb #055fbb9a
+# %% ../../nbs/runs/15_scale.ipynb #6cac40cf
 @dataclass
 class Assumed:
     "Assumptions of the estimate: none of them was measured here."
@@ -124,7 +124,7 @@ class Plan:
     epochs:int
     streamed:bool=True # from shards; else from the caches of features and of states, on a disk beside the card
 
-# %% ../../nbs/runs/15_scale.ipynb #401aa0f3
+# %% ../../nbs/runs/15_scale.ipynb #a4a13f13
 def estimate(plan:Plan, sizes:Sizes, assumed:Assumed,
              bytes_per_image:int, # of features
             )->dict:
@@ -151,7 +151,7 @@ def estimate(plan:Plan, sizes:Sizes, assumed:Assumed,
                 feature_gb_per_s=pictures/features/1e9, training_hours=training/3600,
                 training_gb_per_s=plan.epochs*shards/training/1e9, cost=cost, storage_cost=kept)
 
-# %% ../../nbs/runs/15_scale.ipynb #bf76db3b
+# %% ../../nbs/runs/15_scale.ipynb #6079ae04
 def sensitivity(plan:Plan, sizes:Sizes, assumed:Assumed, bytes_per_image:int,
                 names:tuple=('speed', 'training_share', 'tower_share', 'price', 'efficiency', 'picture_seconds',
                             'caption_seconds'),
