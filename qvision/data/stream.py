@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['draw_order', 'rows_between', 'Picture', 'draw_item', 'CaptionStream']
 
-# %% ../../nbs/data/13_stream.ipynb #08a0962f
+# %% ../../nbs/data/13_stream.ipynb #efa2a72c
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -20,7 +20,7 @@ from .integrity import DataError
 from .shards import ShardData, read_group
 from .tokenizer import encode_captions
 
-# %% ../../nbs/data/13_stream.ipynb #f7da2bb0
+# %% ../../nbs/data/13_stream.ipynb #11b86de3
 def draw_order(data:ShardData, seed:int, epoch:int)->tuple: # row groups in order (G,), rows up to the end of each (G,)
     "Shuffle the row groups of a split."
     order = np.random.default_rng([seed, epoch]).permutation(len(data.groups))
@@ -41,7 +41,7 @@ def rows_between(data:ShardData,
         first = int(ends[at])
         at += 1
 
-# %% ../../nbs/data/13_stream.ipynb #b8e80146
+# %% ../../nbs/data/13_stream.ipynb #06922a78
 @dataclass(eq=False)
 class Picture:
     "What stands for an image in an item: the number of its row, and its features."
@@ -63,7 +63,7 @@ def draw_item(row:dict,      # see `read_group`
     if len(captions) > together: captions = random.sample(captions, together)
     return Picture(row['number'], row[view]), [change_caption(caption, view) for caption in captions]
 
-# %% ../../nbs/data/13_stream.ipynb #3174b357
+# %% ../../nbs/data/13_stream.ipynb #ce898edb
 class CaptionStream(torch.utils.data.IterableDataset):
     "Features of images with up to `together` captions each, read from shards as they are needed."
     def __init__(self, data:ShardData, tokenizer,
@@ -184,6 +184,11 @@ class CaptionStream(torch.utils.data.IterableDataset):
         "Refuse what self-critical training asks for."
         raise ValueError('self-critical training needs all captions in memory: train this phase from a folder in COCO '
                          'layout')
+
+    @property
+    def feature_shape(self)->tuple: # (N, P, Dv)
+        "Return the shape of the features in one view."
+        return len(self.data), *self.data.listed['shape']
 
     def sample_items(self, most:int=20_000)->Iterator[tuple]: # Picture, lists of token ids
         "Yield the first items of an epoch of its own."

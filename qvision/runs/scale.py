@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cell_seconds', 'Measured', 'measured_run', 'Sizes', 'base_sizes', 'Assumed', 'Plan', 'estimate', 'sensitivity']
 
-# %% ../../nbs/runs/15_scale.ipynb #ad1f8913
+# %% ../../nbs/runs/15_scale.ipynb #ae862b29
 import json
 import math
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from .archive import Run
 
-# %% ../../nbs/runs/15_scale.ipynb #832347cd
+# %% ../../nbs/runs/15_scale.ipynb #87285405
 def cell_seconds(run:Run,
                  contains:str, # text of the cell's source
                 )->float:
@@ -26,12 +26,12 @@ def _cells(run:Run)->list:
     path = run.path/f'{run.info["kind"]}.ipynb'
     return json.loads(path.read_text(encoding='utf8'))['cells']
 
-def _printed(run:Run, pattern:str)->re.Match:
+def _printed(run:Run, pattern:str)->tuple: # (match, seconds of its cell)
     "Find a text in what an archived notebook printed."
     for cell in _cells(run):
         texts = [''.join(output['text']) for output in cell.get('outputs', []) if 'text' in output]
         for text in texts:
-            if found := re.search(pattern, text): return found
+            if found := re.search(pattern, text): return found, cell['metadata']['papermill']['duration']
     raise ValueError(f'{run.name} printed nothing like {pattern!r}')
 
 @dataclass
@@ -51,14 +51,13 @@ def measured_run(run:Run, # of train.ipynb, which computed its features itself
                  batch:int, # captions per step
                 )->Measured:
     "Read the rates of a training run from its archive."
-    found = _printed(run, r'features \((\d+), (\d+), (\d+)\), views: (.*)')
+    found, seconds = _printed(run, r'features \((\d+), (\d+), (\d+)\), views: (.*)')
     images, patches, width = (int(number) for number in found.groups()[:3])
     views = len(found[4].split(','))
-    seconds = cell_seconds(run, 'encode = (model.patch_features')
     return Measured(images, views, (patches, width), seconds/(images*views),
                     cell_seconds(run, 'trainer = CaptionTrainer')/run.metrics['steps'], batch)
 
-# %% ../../nbs/runs/15_scale.ipynb #1ae8c01b
+# %% ../../nbs/runs/15_scale.ipynb #22e6b814
 @dataclass
 class Sizes:
     "Numbers that the operations of a captioner's training follow from."
@@ -97,7 +96,7 @@ def base_sizes(table:list, # rows of the parameter table, as the benchmark archi
     return Sizes(rows['Encoder']['total'] - projection, 49, rows['Q-Former']['total'] + projection, 64, trained, frozen,
                  vocabulary*width, 20, width)
 
-# %% ../../nbs/runs/15_scale.ipynb #6cac40cf
+# %% ../../nbs/runs/15_scale.ipynb #dbfeb91e
 @dataclass
 class Assumed:
     "Assumptions of the estimate: none of them was measured here."
@@ -124,7 +123,7 @@ class Plan:
     epochs:int
     streamed:bool=True # from shards; else from the caches of features and of states, on a disk beside the card
 
-# %% ../../nbs/runs/15_scale.ipynb #a4a13f13
+# %% ../../nbs/runs/15_scale.ipynb #97520678
 def estimate(plan:Plan, sizes:Sizes, assumed:Assumed,
              bytes_per_image:int, # of features
             )->dict:
@@ -151,7 +150,7 @@ def estimate(plan:Plan, sizes:Sizes, assumed:Assumed,
                 feature_gb_per_s=pictures/features/1e9, training_hours=training/3600,
                 training_gb_per_s=plan.epochs*shards/training/1e9, cost=cost, storage_cost=kept)
 
-# %% ../../nbs/runs/15_scale.ipynb #6079ae04
+# %% ../../nbs/runs/15_scale.ipynb #dbcfb266
 def sensitivity(plan:Plan, sizes:Sizes, assumed:Assumed, bytes_per_image:int,
                 names:tuple=('speed', 'training_share', 'tower_share', 'price', 'efficiency', 'picture_seconds',
                             'caption_seconds'),

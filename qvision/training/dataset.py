@@ -124,6 +124,11 @@ class CaptionDataset(torch.utils.data.Dataset):
         "Return the token ids of every caption of every view."
         return [ids for items in self.views for _, captions in items for ids in captions]
 
+    @property
+    def feature_shape(self)->tuple: # (N, P, Dv)
+        "Return the shape of the features in one view."
+        return self.cache.features.shape
+
     def sample_items(self)->list: # (row, lists of token ids)
         "Return the items of the first view."
         return self.items
