@@ -186,7 +186,9 @@ def test_sharded_weights_train_as_whole_ones(scenes, whole):
         assert abs(entry['validation_loss'] - expected['validation_loss']) < 1e-4
     found = load_file(scenes/'sharded/outcome.safetensors')
     assert found.keys() == whole[2].keys()
-    for name, weight in whole[2].items(): assert (found[name] - weight).abs().max() < 1e-3, name
+    for name, weight in whole[2].items():
+        if name.endswith('k_proj.bias'): continue # moves no attention: its gradient is rounding, which AdamW scales up
+        assert (found[name] - weight).abs().max() < 1e-3, name
 
 
 @pytest.mark.slow
