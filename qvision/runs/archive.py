@@ -22,8 +22,8 @@ from pathlib import Path
 from ..files import locked, whole_file, whole_folder, write_text
 from .parameters import experiments_root, relative
 from .provenance import died, process_start, provenance
-from .run_files import (RunError, new_name, read_info, read_json, refer_to_figures, remake, run_folder,
-                                    running_notebook, save_png, with_parent, write_json)
+from .run_files import (RunError, keep_packages, new_name, read_info, read_json, read_packages, refer_to_figures,
+                                    remake, run_folder, running_notebook, save_png, with_parent, write_json)
 from ..tables import render_table
 
 # %% ../../nbs/runs/04_archive.ipynb #e6f20350
@@ -50,6 +50,11 @@ class Run:
     def params(self)->dict:
         "Return the parameters, defaults too."
         return self.info['params']
+
+    @property
+    def packages(self)->dict: # name -> version
+        "Return the packages that were installed where the run was made."
+        return read_packages(self.info['packages'], self.path.parent)
 
     @property
     def metrics(self)->dict:
@@ -88,10 +93,11 @@ class Run:
         write_json(self.path/'run.json', info)
         self.info = info
 
-    def save_figure(self, fig, name:str):
-        "Save a matplotlib figure as figures/<name>.png, in 256 colours; show it next, for the notebook."
+    def save_figure(self, fig, name:str,
+                    colours:int=96): # at most 256, which photographs take
+        "Save a matplotlib figure as figures/<name>.png; show it next, for the notebook."
         (self.path/'figures').mkdir(exist_ok=True)
-        save_png(fig, self.path/f'figures/{name}.png')
+        save_png(fig, self.path/f'figures/{name}.png', colours)
         known = self.info.get('figures', [])
         self.update(figures=[*(n for n in known if n != name), name])
 
@@ -207,6 +213,7 @@ def start_run(kind:str,             # 'train', 'evaluate', 'pretrain' …
     "Open a run's folder; a name that is taken is refused unless resumed."
     made_with = provenance()
     with locked(root or experiments_root()):
+        made_with['packages'] = keep_packages(made_with['packages'], root or experiments_root())
         name = name or new_name(kind, root)
         path = run_folder(name, root)
         before = _before(path, resume)
