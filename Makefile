@@ -12,7 +12,7 @@ setup: $(STAMP)
 # Made again only when what is to be installed has changed.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,onnx,serve]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,onnx,serve,shards]'
 	git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/nbdev_install_hooks || echo 'not a git checkout: no notebook hooks installed'
 	touch $@
 

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+from safetensors.torch import load_file
 
 from qvision.config import Phase
 from qvision.data.synthetic.minicoco import write_minicoco
@@ -148,8 +151,123 @@ def test_two_hosts(scenes, alone):
     assert same([(entry['step'], entry['loss']) for entry in log], alone)
 
 
-@pytest.mark.parametrize('name, processes, machines', [('one_gpu', 1, 1), ('eight_gpus', 8, 1), ('two_hosts', 16, 2)])
+def sharded(root, name, processes, config='eight_gpus_fsdp', phase=PHASE, **options):
+    "Train with sharded weights, as accelerate reads it from one of its files; return the losses and the reports."
+    job = Job(f'{root}/start', f'{root}/data', 'train2017', asdict(phase), f'{root}/{name}', 'val2017', save_steps=2,
+              quiet=True, **options)
+    here = Path(__file__).parent
+    tiny_captioner().save_pretrained(job.model)
+    job.save(root/name/'job.json')
+    file = here.parent/f'tools/launch/{config}.yaml'
+    command = [sys.executable, '-m', 'accelerate.commands.launch', '--config_file', file, '--num_processes',
+               str(processes), '--main_process_port', '0', here/'fsdp_on_cpu.py', root/name/'job.json']
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = json.loads((root/name/'log.json').read_text())
+    reports = json.loads((root/name/'reports.json').read_text())
+    return [(entry['step'], entry['loss']) for entry in log], reports['captions']
+
+
+@pytest.fixture(scope='module')
+def whole(scenes):
+    "Return the losses, the reports and the weights of one process that looks at the validation split."
+    log = train_together(tiny_captioner(), job_in(scenes, 'whole', validation='val2017', text_cache=0), 1)
+    reports = json.loads((scenes/'whole/reports.json').read_text())
+    weights = load_file(scenes/'whole/outcome.safetensors')
+    return [(entry['step'], entry['loss']) for entry in log], reports['captions'], weights
+
+
+def test_sharded_weights_train_as_whole_ones(scenes, whole):
+    "FSDP with gradient checkpointing, two processes: losses, validation losses, and the weights that are left."
+    losses, reports = sharded(scenes, 'sharded', 2)
+    assert same(losses, whole[0])
+    assert len(reports) == len(whole[1]) == 3
+    for entry, expected in zip(reports, whole[1]):
+        assert abs(entry['validation_loss'] - expected['validation_loss']) < 1e-4
+    found = load_file(scenes/'sharded/outcome.safetensors')
+    assert found.keys() == whole[2].keys()
+    for name, weight in whole[2].items():
+        if name.endswith('k_proj.bias'): continue # moves no attention: its gradient is rounding, which AdamW scales up
+        assert (found[name] - weight).abs().max() < 1e-3, name
+
+
+@pytest.mark.slow
+def test_sharded_weights_resume_and_checkpoint_on_one_card(scenes, whole):
+    "Begun with two processes and ended with one, which shards nothing, from the file for gradient checkpointing."
+    sharded(scenes, 'resharded', 2)
+    shutil.rmtree(scenes/'resharded/checkpoint-6')
+    losses, _ = sharded(scenes, 'resharded', 1, 'one_gpu_checkpointing', resume=True)
+    assert same(losses, whole[0])
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_in_bfloat16(scenes, whole):
+    losses, _ = sharded(scenes, 'half', 2, phase=replace(PHASE, precision='bf16'))
+    for (_, loss), (_, expected) in zip(losses, whole[0], strict=True): assert 0 < abs(loss - expected) < .05
+
+
+def test_a_moving_average_needs_whole_weights(scenes):
+    with pytest.raises(AssertionError, match='weight_average 0'):
+        sharded(scenes, 'averaged', 2, phase=replace(PHASE, weight_average=.9))
+
+
+FILES = [('one_gpu', 1, 1), ('eight_gpus', 8, 1), ('two_hosts', 16, 2)]
+SHARDING_FILES = [('one_gpu_checkpointing', 1, 1), ('eight_gpus_fsdp', 8, 1), ('two_hosts_fsdp', 16, 2)]
+
+
+@pytest.mark.parametrize('name, processes, machines', FILES + SHARDING_FILES)
 def test_accelerate_reads_its_files(root, name, processes, machines):
     config = load_config_from_file(str(root/f'tools/launch/{name}.yaml'))
     assert (config.num_processes, config.num_machines) == (processes, machines)
     assert config.mixed_precision == 'no'
+    assert bool(config.fsdp_config) == ((name, processes, machines) in SHARDING_FILES)
+
+
+def launch_arguments(*words):
+    "Return the arguments of `accelerate launch` as it understands them, with its file."
+    return _validate_launch_command(launch_command_parser().parse_args(list(words)))[0]
+
+
+@pytest.mark.parametrize('name, processes, machines', SHARDING_FILES)
+def test_accelerate_understands_how_to_shard(root, name, processes, machines):
+    file = str(root/f'tools/launch/{name}.yaml')
+    args = launch_arguments('--config_file', file, '-m', 'qvision.training.phase', 'JOB')
+    assert (args.use_fsdp, args.num_processes) == (True, processes)
+    environment = prepare_multi_gpu_env(args)
+    assert environment['ACCELERATE_USE_FSDP'] == 'true'
+    assert environment['FSDP_VERSION'] == '2'
+    assert environment['FSDP_ACTIVATION_CHECKPOINTING'] == 'true'
+    assert environment['FSDP_AUTO_WRAP_POLICY'] == 'TRANSFORMER_BASED_WRAP'
+    assert environment['FSDP_RESHARD_AFTER_FORWARD'] == ('false' if processes == 1 else 'true')
+
+
+STUBS = dict(scontrol='printf "host1\\nhost2\\n"', qvision='printf "%s\\n" "$@" >asked',
+             srun='for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+             accelerate='shift; printf "%s\\n" "$@" >node$SLURM_NODEID',
+             torchrun='printf "%s\\n" "$@" >node$SLURM_NODEID')
+
+
+@pytest.mark.parametrize('script', ['slurm', 'slurm_fsdp'])
+def test_slurm_starts_the_phase_on_every_node(root, tmp_path, script):
+    "With stubs for SLURM's programs: what each node is told, after the script, the phase's launcher and a shell."
+    (tmp_path/'.venv/bin').mkdir(parents=True)
+    (tmp_path/'.venv/bin/activate').write_text('')
+    (tmp_path/'stubs').mkdir()
+    for name, body in STUBS.items():
+        (tmp_path/'stubs'/name).write_text(f'#!/bin/bash\n{body}\n')
+        (tmp_path/'stubs'/name).chmod(0o755)
+    env = os.environ | dict(PATH=f'{tmp_path}/stubs:{os.environ["PATH"]}', SLURM_JOB_NODELIST='host[1-2]')
+    batch = ['bash', root/f'tools/launch/{script}.sh', 'big', '-p', 'seed', '1']
+    subprocess.run(batch, cwd=tmp_path, env=env, check=True)
+    asked = (tmp_path/'asked').read_text().splitlines()
+    assert asked[:6] == ['run', 'train', '--name', 'big', '-p', 'launch']
+    assert asked[7:] == ['-p', 'seed', '1']
+    command = [*shlex.split(asked[6]), '-m', 'qvision.training.phase', 'a job.json']
+    subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    for node in range(2):
+        told = (tmp_path/f'node{node}').read_text().splitlines()
+        assert told[-3:] == ['-m', 'qvision.training.phase', 'a job.json']
+        if script == 'slurm': continue # torchrun numbers the nodes itself
+        told[told.index('--config_file') + 1] = str(root/told[told.index('--config_file') + 1])
+        args = launch_arguments(*told)
+        assert (args.machine_rank, args.main_process_ip, args.num_processes, args.use_fsdp) == (node, 'host1', 16, True)

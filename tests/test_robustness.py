@@ -46,7 +46,9 @@ def test_four_kills_are_survived_and_archived(qvision, workplace):
     assert {row['kind'] for row in metrics['cases']} == {'annotation files', 'tables'}
     for row in metrics['cases']: assert row['survived'] == row['tried'] > 20
     assert bool(metrics['fuzzing']) == bool(find_spec('atheris'))
-    assert (folder/'figures/kills.png').is_file() and (folder/'figures/cases.png').is_file()
+    assert [row['captions'] for row in metrics['memory']] == [1000, 4000]
+    assert metrics['memory'][1]['peak_mb'] < 1.1*metrics['memory'][0]['peak_mb']
+    for name in ('kills', 'cases', 'memory'): assert (folder/f'figures/{name}.png').is_file()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..data.coco import CocoData, open_split, splits_of
 from ..data.integrity import DataError
+from ..data.shards import ShardData, open_training_split
 from ..data.synthetic.minicoco import ensure_minicoco
 from ..evaluation.diversity import training_captions
 from .archive import Run
@@ -42,9 +43,10 @@ def open_data(run:Run,               # records the data in its run.json
               karpathy=None,         # path of dataset_coco.json
               limit:int|None=None,   # images at most (default: all)
               progress:bool=True,    # show progress bars
-             )->CocoData:            # its `root` is the folder, where other splits are
+             )->CocoData|ShardData:  # its `root` is the folder, where other splits are
     "Open the split that a run works on, see `data_folder`, and record its path, name and checksum."
-    opened = open_split(data_folder(data, trained, progress), split, karpathy, limit=limit, progress=progress)
+    folder = data_folder(data, trained, progress)
+    opened = open_training_split(folder, split, karpathy or '', limit=limit, progress=progress)
     run.update(data=dict(path=relative(opened.root), split=split, checksum=opened.checksum))
     return opened
 

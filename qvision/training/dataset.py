@@ -19,6 +19,8 @@ from torch import Tensor
 from ..config import Phase
 from ..data.features import cached_features
 from ..data.images import change_caption
+from ..data.shards import ShardData, check_features
+from ..data.stream import CaptionStream
 from ..data.synthetic.minicoco import make_example
 from ..data.tokenizer import encode_captions
 from ..model.captioner import Captioner
@@ -122,6 +124,19 @@ class CaptionDataset(torch.utils.data.Dataset):
         "Return the token ids of every caption of every view."
         return [ids for items in self.views for _, captions in items for ids in captions]
 
+    @property
+    def feature_shape(self)->tuple: # (N, P, Dv)
+        "Return the shape of the features in one view."
+        return self.cache.features.shape
+
+    def sample_items(self)->list: # (row, lists of token ids)
+        "Return the items of the first view."
+        return self.items
+
+    def sample_features(self)->np.ndarray: # (N,P,Dv)
+        "Return the features of the first view."
+        return self.cache.features
+
     def references(self)->dict: # row of the features -> captions
         "Return what people wrote, for every row of every view."
         out = defaultdict(list)
@@ -184,14 +199,18 @@ def encode_views(model:Captioner,
     return {view: cached_features(data, *encode, progress=progress, view=view, part=part) for view in views}
 
 def phase_dataset(model:Captioner,
-                  data,                   # a CocoData
+                  data,                   # a CocoData or ShardData
                   phase:Phase,
                   all_captions:bool=True, # else the first of each image
                   seed:int=0,             # of the view that an item has in an epoch
                   progress:bool=True,
                   part:tuple=(0, 1),      # of several processes, see `cached_features`
-                 )->CaptionDataset:
+                 )->CaptionDataset|CaptionStream:
     "Return a split as a phase trains on it."
+    if isinstance(data, ShardData):
+        check_features(data, model.image_processor, model.encoder_checksum(), phase.views)
+        return CaptionStream(data, model.tokenizer, model.config.caption_length, all_captions,
+                             phase.captions_per_image, phase.views, seed)
     seen = encode_views(model, data, phase.views, progress, part)
     first, *others = seen
     return CaptionDataset(data, seen[first], model.tokenizer, model.config.caption_length, all_captions,

@@ -28,6 +28,8 @@ from transformers.integrations import TensorBoardCallback
 
 from ..config import Phase
 from ..data.coco import open_split
+from ..data.shards import open_training_split
+from ..data.stream import CaptionStream
 from ..files import write_text
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, keep_training
@@ -35,6 +37,7 @@ from .callbacks import Reports, WeightAverage
 from .dataset import CaptionDataset, Collate, encode_views, labelled_batches, phase_dataset
 from .frozen_cache import Offload, cached_states, frozen_depth
 from .train_parameters import images_per_batch, num_processes, training_arguments
+from .sharding import is_sharded, prepare_sharding, whole_weights
 from .trainer import ResumableTrainer, newest_checkpoint
 
 # %% ../../nbs/training/05_phase.ipynb #15ebd259
@@ -47,7 +50,7 @@ class CaptionTrainer(ResumableTrainer):
             return smoothed_loss(output.logits, labels, label_smoothing, num_items_in_batch)
         super().__init__(*args, compute_loss_func=loss if label_smoothing else None, **kwargs)
 
-    def number_of(self, item): return item[0] # the row of the features
+    def number_of(self, item): return int(item[0]) # of the row of the features
 
     def name_examples(self, numbers):
         ids = dict.fromkeys(self.train_dataset.image_ids(numbers)) # each once
@@ -84,11 +87,11 @@ def _note_depth(folder, depth:int, resumes:bool)->None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(dict(blocks=depth)))
 
-def steps_per_epoch(dataset:CaptionDataset, phase:Phase)->int:
+def steps_per_epoch(dataset:CaptionDataset|CaptionStream, phase:Phase)->int:
     "Return the number of optimiser steps in a pass over a data set."
     return -(-len(dataset)//(images_per_batch(phase)*phase.accumulation))
 
-def _log_steps(dataset:CaptionDataset, phase:Phase, max_steps:int|None)->int: # 20, or a third of a short run
+def _log_steps(dataset, phase:Phase, max_steps:int|None)->int: # 20, or a third of a short run
     steps = max_steps or phase.epochs*steps_per_epoch(dataset, phase)
     return max(1, min(20, steps//3))
 
@@ -97,7 +100,7 @@ def _whole(aside:Offload, average:WeightAverage|None):
     "Bring the complete model back for a moment, with its averaged weights where there are any."
     with aside.whole() as model, average.applied() if average else nullcontext(): yield model
 
-def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
+def train_phase(model:Captioner, dataset:CaptionDataset|CaptionStream, phase:Phase,
                 folder:Path,             # checkpoints go here
                 seed:int=0,              # of order and dropout
                 resume:bool=False,       # continue from the newest sound checkpoint in `folder`, if there is one
@@ -115,16 +118,18 @@ def train_phase(model:Captioner, dataset:CaptionDataset, phase:Phase,
     # 1. what trains
     apply_phase(model, phase.frozen_ratio)
     if parts: keep_training(model, parts)
+    sharded = prepare_sharding(model, phase)
     # 2. the states of the captions below it, computed once
     quiet = reports is None or reports.quiet
     newest = newest_checkpoint(folder) if resume else None
     depth = frozen_depth(model)
     sampled = phase.objective != 'cross_entropy' # what is written while training has no states in the cache
-    states = cached_states(model, depth, dataset.token_ids(), 0 if sampled else text_cache, progress=not quiet)
+    room = 0 if sampled or sharded else text_cache # shards are gathered by the embedding's own call
+    states = cached_states(model, depth, dataset.token_ids(), room, progress=not quiet)
     if states is None: depth = 0
     _note_depth(folder, depth, newest is not None)
     # 3. training, with tower and lowest blocks set aside
-    embedding_dtype = torch.bfloat16 if phase.precision == 'bf16' else None
+    embedding_dtype = torch.bfloat16 if phase.precision == 'bf16' and not sharded else None
     with Offload(model, depth, folder, embedding_dtype) as aside:
         average = WeightAverage(model, phase.weight_average) if phase.weight_average else None
         if reports: reports.whole = partial(_whole, aside, average)
@@ -195,22 +200,23 @@ def run_job(file, # of `Job.save`
     model = Captioner.from_pretrained(job.model)
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     options = dict(karpathy=job.karpathy, progress=progress)
-    train = open_split(job.data, job.split, limit=job.limit, **options)
+    train = open_training_split(job.data, job.split, limit=job.limit, **options)
     part = (_rank(), num_processes())
     dataset = phase_dataset(model, train, phase, job.all_captions, job.seed, progress, part)
     reports = None
-    if job.validation and first:
+    if job.validation and (first or is_sharded()): # each has but a part of the weights: they look together
         held_out = open_split(job.data, job.validation, limit=min(job.limit or 500, 500), **options)
         cache = encode_views(model, held_out, progress=progress)['whole']
         samples = cache.rows([image.id for image in held_out.images[:3]])
-        reports = Reports(model, list(labelled_batches(model, held_out, cache)), samples, quiet=job.quiet)
+        if is_sharded(): samples = None # decoding takes blocks apart, which have their weights only as a whole
+        reports = Reports(model, list(labelled_batches(model, held_out, cache)), samples, quiet=not progress)
     # 2. training
     log = train_phase(model, dataset, phase, job.folder, job.seed, job.resume, job.max_steps, job.save_steps,
                       reports or Reports(model, quiet=not progress), text_cache=job.text_cache,
                       report_to=job.report_to)
     # 3. what it came to
+    trained = whole_weights(model)
     if not first: return
-    trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     save_file(trained, Path(job.folder)/_OUTCOME)
     if reports: reports.save(job.folder)
     write_text(Path(job.folder)/_LOG, json.dumps(log))

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import Trainer
 
+from ..data.stream import CaptionStream
 from ..files import naming_full_disk, sync, write_text
 
 # %% ../../nbs/training/00_trainer.ipynb #af9f5c81
@@ -111,10 +112,12 @@ class Diverged(RuntimeError):
     "Raised where a loss or a gradient is no number, before it gets into the weights."
 
 def _collate_numbered(collate, number_of, items:list)->dict:
+    if items[0] is None: return {} # a batch that a resumed run passes over
     return collate(items) | dict(examples=torch.tensor([number_of(item) for item in items]))
 
 class ResumableTrainer(Trainer):
     """A Trainer that stops before a step whose loss or gradient is no number, and lists the files of each checkpoint.
+    A stream of captions is split among processes and goes on where it stood.
     To be used with `resumable_arguments` and a collator that returns a dictionary."""
     def __init__(self, *args,
                  kept=(),   # objects with `save(folder)` and `load(folder)`, whose state each checkpoint has too
@@ -122,6 +125,7 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.kept = list(kept)
         self._numbers = [] # of the examples of each batch of a step
+        self._stream = None # this process's part of a stream
 
     def number_of(self, item)->int:
         "Return the number of an item of the data set."
@@ -133,9 +137,18 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self):
         collate = self.data_collator
-        self.data_collator = partial(_collate_numbered, collate, self.number_of)
+        numbered = partial(_collate_numbered, collate, self.number_of)
+        if isinstance(self.train_dataset, CaptionStream): return self._stream_loader(numbered)
+        self.data_collator = numbered
         try: return super().get_train_dataloader()
         finally: self.data_collator = collate
+
+    def _stream_loader(self, collate)->torch.utils.data.DataLoader:
+        "Return a loader of this process's part; the Trainer's own would read all in one process, and send it around."
+        self._stream = self.train_dataset.split(self.args.process_index, self.args.world_size)
+        return torch.utils.data.DataLoader(
+            self._stream, self.args.per_device_train_batch_size, collate_fn=collate,
+            num_workers=self.args.dataloader_num_workers, pin_memory=torch.cuda.is_available())
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         if resume_from_checkpoint:
@@ -161,9 +174,15 @@ class ResumableTrainer(Trainer):
                         f'{examples}: the run ends here, its last checkpoint is from before; start another with '
                         'a lower learning rate, or look at these examples')
 
-    def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step < self.state.max_steps: super()._run_epoch(*args, **kwargs)
-        else: self.control.should_training_stop = True # resumed from its last checkpoint: no step is left
+    def _run_epoch(self, **kwargs):
+        if self.state.global_step >= self.state.max_steps: # resumed from its last checkpoint: no step is left
+            self.control.should_training_stop = True
+            return
+        if self._stream is not None:
+            self._stream.set_epoch(kwargs['epoch'])
+            done = kwargs['steps_trained_in_current_epoch'] if kwargs['epoch'] == kwargs['epochs_trained'] else 0
+            self._stream.pass_over(done, self.args.per_device_train_batch_size)
+        super()._run_epoch(**kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
