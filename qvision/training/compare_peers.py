@@ -102,8 +102,8 @@ def describe_search(searches:dict,   # name -> trials of the dev split
     "Return what each contender was tuned over, and how it came out."
     rows = []
     for name, trials in searches.items():
-        found = score_rounds({trial.rate: [(trial.captions, references)] for trial in trials if not trial.failed},
-                             ('CIDEr',), tokenizer)
+        systems = {trial.rate: [(trial.captions, references)] for trial in trials if not trial.failed}
+        found = score_rounds(systems, ('CIDEr',), tokenizer) if systems else {}
         best = best_rate(trials, references, tokenizer)
         rates = [trial.rate for trial in trials]
         each = {f'{rate:g}': found[rate].corpus['CIDEr'] if rate in found else None for rate in rates}

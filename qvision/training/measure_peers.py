@@ -211,8 +211,9 @@ def best_rate(trials:list[Trial], # of a search
              )->float|None:       # None where all have diverged
     "Return the learning rate whose captions have the highest CIDEr."
     systems = {trial.rate: [(trial.captions, references)] for trial in trials if not trial.failed}
+    if not systems: return None
     scores = score_rounds(systems, ('CIDEr',), tokenizer)
-    return max(sorted(scores), key=lambda rate: scores[rate].corpus['CIDEr'], default=None)
+    return max(sorted(scores), key=lambda rate: scores[rate].corpus['CIDEr'])
 
 def search(name:str, ground:Ground)->float|None:
     "Try all learning rates, remove the weights of those that do not win, and return the one that does."

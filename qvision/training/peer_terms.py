@@ -62,6 +62,7 @@ class Terms:
     images:int                    # to train on
     rates:tuple=(3e-4, 1e-3, 3e-3) # learning rates of the search
     beams:int=5                   # width of the search for captions
+    data:str=''                   # checksum of the training images and captions
 
     @property
     def decoding(self)->dict:
@@ -238,7 +239,8 @@ class PeersParameters:
         "Return over how many steps a pace is measured."
         return 2 if self.quick else 12
 
-    def terms(self, images:int # to train on
+    def terms(self, images:int, # to train on
+              data:str='',      # their checksum
              )->Terms:
         "Return what is equal for all."
-        return Terms(self.preset, self.budget, images, tuple(self.learning_rates or Terms.rates))
+        return Terms(self.preset, self.budget, images, tuple(self.learning_rates or Terms.rates), data=data)
