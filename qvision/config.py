@@ -6,6 +6,7 @@
 __all__ = ['OBJECTIVES', 'BRIDGES', 'presets', 'decodings', 'Phase', 'Preset', 'get_preset', 'get_decoding', 'resolve_backbone']
 
 # %% ../nbs/00_config.ipynb #2f943144
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Phase:
     views:tuple=('whole',)          # of every image, drawn anew per epoch: see `data.images.change_view`
     objective:str='cross_entropy'   # or 'cider': self-critical training on CIDEr-D
     samples:int=5                   # captions sampled per image, for 'cider'
+    cross_entropy_weight:float=0.   # beside the reward, of the cross-entropy on people's captions, for 'cider'
 
     def __post_init__(self):
         object.__setattr__(self, 'views', tuple(self.views)) # may come as a list
@@ -41,6 +43,8 @@ class Phase:
                 raise ValueError(f'{name} is from 0 to below 1, not {getattr(self, name)}')
         if self.views[:1] != ('whole',): raise ValueError(f'the first of the views is whole, not {self.views}')
         if self.samples < 2: raise ValueError(f'samples must be 2 or more, not {self.samples}')
+        if not 0 <= self.cross_entropy_weight < math.inf:
+            raise ValueError(f'cross_entropy_weight must be 0 or more, not {self.cross_entropy_weight}')
         if not 0 <= self.frozen_ratio <= 1:
             raise ValueError(f'frozen_ratio is a share between 0 and 1, not {self.frozen_ratio}')
         if self.precision not in ('bf16', 'fp32'):
@@ -89,15 +93,15 @@ _PHOTO_2 = replace(_PHOTO_1, frozen_ratio=.5, learning_rate=5e-4, epochs=6,
                    views=('whole', 'flip', 'crop1', 'crop2-flip'))
 _PHOTO_PHASES = {1: _PHOTO_1,
                  2: _PHOTO_2,
-                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=5, label_smoothing=0., weight_average=.99,
-                            objective='cider')}
+                 3: replace(_PHOTO_2, learning_rate=1e-4, epochs=2, label_smoothing=0., weight_average=.99,
+                            objective='cider', cross_entropy_weight=.2)}
 
 _REFERENCE = Preset('reference', _CLIP, _GPT_NEO, 224, keep_text_tower=True, unused_query_proj=True,
                     train_projection=False, freeze_embedding=False, all_captions=False, phases=_PUBLISHED)
 _BASE = Preset('base', _CLIP, _GPT_NEO, 224, phases=_PUBLISHED)
 _MINI = Preset('mini', 'package:clip', 'package:gpt_neo', 112, num_queries=32, phases=_SMALL)
 _PHOTO = Preset('photo', 'package:efficientnet-lite2-multilevel', 'package:gpt_neo-captions', 288, num_queries=32,
-                bridge_layers=1, caption_length=28, decoding='beam', phases=_PHOTO_PHASES)
+                bridge='mlp', bridge_layers=1, caption_length=28, decoding='beam', phases=_PHOTO_PHASES)
 presets = {preset.name: preset for preset in (_REFERENCE, _BASE, _MINI, _PHOTO)}
 
 def get_preset(name:str,    # one of `presets`

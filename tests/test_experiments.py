@@ -29,8 +29,8 @@ def run_info(workplace, name): return read(archive(workplace, name)/'run.json')
 
 
 # parameters of train.ipynb that those older files do not have
-NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'views', 'quick', 'report_to',
-         'processes', 'launch')
+NEWER = ('trained_on', 'dropout', 'warmup_steps', 'label_smoothing', 'weight_average', 'cross_entropy_weight', 'views',
+         'quick', 'report_to', 'processes', 'launch')
 
 
 def spell_as_before_none(path):

@@ -231,6 +231,13 @@ def test_shipped_weights_are_small(root):
     assert sum(f.stat().st_size for f in photographs if f.suffix == '.safetensors') <= 20_000_000
 
 
+def test_archive_is_small(root):
+    listing = ['git', 'ls-files', '-z', 'experiments']
+    tracked = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout
+    size = sum((root/name).stat().st_size for name in tracked.split('\0') if name)
+    assert size < 5e6, f'experiments/ has {size/1e6:.2f} MB in git'
+
+
 def test_readme_is_current(root):
     done = subprocess.run([sys.executable, str(root/'tools/make_readme.py'), '--check'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

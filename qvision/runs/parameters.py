@@ -80,6 +80,7 @@ RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     dropout=Range(0, 1),
     beta2=Range(0, 1),
     label_smoothing=Range(0, 1),
+    cross_entropy_weight=Range(0),        # 0: none
     weight_average=Range(0, 1),
     warmup_steps=Range(0),                # 0: none
     budget=Range(0, above=True),          # seconds

@@ -167,12 +167,14 @@ class SelfCriticalTrainer(CaptionTrainer):
     def __init__(self, *args,
                  scorer:CiderD, # of the training images' references, or anything else with `score(row, caption, ended)`
                  samples:int=5, # captions per image
+                 cross_entropy_weight:float=0., # of the cross-entropy on the batch's captions, beside the reward
                  **kwargs):     # args and kwargs: as of CaptionTrainer
         if samples < 2:
             raise ValueError(f'samples is {samples}: the baseline is the mean of the others, so take 2 or more')
         super().__init__(*args, **kwargs)
         self.scorer = scorer
         self.samples = samples
+        self.cross_entropy_weight = cross_entropy_weight
         self.rewards = []
         self._logged = 0 # rewards that were logged
         # a mean per batch does not know how many tokens the accumulated batches have: let the Trainer divide it
@@ -195,6 +197,10 @@ class SelfCriticalTrainer(CaptionTrainer):
             # 3. more of what is worth more than the rest
             written = written_tokens(ids, self.model.generation_config.eos_token_id)
             loss = policy_loss(model, features, ids, written, advantages(rewards))
+            # 4. and still of what people write
+            if self.cross_entropy_weight:
+                shown = {k: v for k, v in inputs.items() if k != 'rows'}
+                loss = loss + self.cross_entropy_weight*super().compute_loss(model, shown)
         return (loss, dict(loss=loss, ids=ids, rewards=rewards)) if return_outputs else loss
 
     def log(self, logs:dict, *args, **kwargs)->None:

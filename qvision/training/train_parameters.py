@@ -49,6 +49,7 @@ class TrainParameters:
     warmup_steps:int|None=None      # steps in which the learning rate rises
     label_smoothing:float|None=None # share of the target that is spread over the vocabulary, 0 to 1
     weight_average:float|None=None  # decay of the moving average of the weights; 0: none
+    cross_entropy_weight:float|None=None # beside the reward in phase 3, of the cross-entropy on people's captions
     views:list|None=None            # of every image: whole, flip, crop1, crop1-flip …
     caption_length:int|None=None    # tokens
     limit:int|None=None             # images at most (default: all)
@@ -76,7 +77,7 @@ class TrainParameters:
             raise ValueError(f'preset {preset.name} has phases {there}, not {self.phase}')
         trained = self._given('frozen_ratio', 'learning_rate', 'batch_size', 'epochs', 'accumulation',
                               'captions_per_image', 'precision', 'warmup_steps', 'label_smoothing', 'weight_average',
-                              'views')
+                              'cross_entropy_weight', 'views')
         phase = replace(preset.phases[self.phase], **trained)
         if self.quick: phase = replace(phase, epochs=min(2, phase.epochs), views=('whole',))
         return preset, phase
