@@ -73,6 +73,9 @@ class GptCrossAttention(CrossAttentionPeer):
             tie_word_embeddings=True))
         self.project = nn.Linear(config.num_features, D)
 
+    @classmethod
+    def least_size(cls, config): return config.language_model.num_hidden_layers # a part of the decoder would be none
+
     def get_input_embeddings(self): return self.gpt.get_input_embeddings()
     def get_output_embeddings(self): return self.gpt.get_output_embeddings()
     def decode(self, **inputs): return self.gpt(**inputs).logits

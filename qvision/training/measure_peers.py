@@ -84,8 +84,8 @@ class Ground:
     dev:list           # images on which the learning rates are compared
     test:list          # images on which the contenders are
     caches:dict        # 'train', 'dev', 'test' -> FeatureCache
-    results:Path       # folder of the results, which are archived
-    work:Path          # folder of weights, and of what repeats captions of the data
+    results:Path       # folder of the results
+    work:Path          # folder of weights, and of what is not trained
     progress:bool=False
 
     def images(self, split:str)->list: # 'dev' or 'test'

@@ -77,6 +77,11 @@ class PeerModel(PreTrainedModel, GenerationMixin):
     def _init_weights(self, module):
         "Leave each part as its own class starts it."
 
+    @classmethod
+    def least_size(cls, config:PeerConfig)->int:
+        "Return the smallest size that makes sense."
+        return 1
+
     def build(self, config:PeerConfig):
         "Make the parts."
         raise NotImplementedError

@@ -94,15 +94,25 @@ def _scheduled(name:str, terms:Terms)->list[Stage]:
     return [Stage(replace(phase, learning_rate=phase.learning_rate/first), phase.epochs/epochs) for phase in chosen]
 
 def recipe_of(name:str, terms:Terms)->Recipe:
-    "Return what a contender builds, and on how many images it trains; a peer is built from the baseline's parts."
-    return terms.baseline.change(DESIGNS[name].changes) if name in DESIGNS else terms.baseline
+    """Return what a contender builds, and on how many images it trains; a peer is built from the baseline's parts.
+    Designs of the Q-Former have one, whatever the preset's bridge."""
+    if name not in DESIGNS: return terms.baseline
+    design = DESIGNS[name]
+    bridge = dict(bridge='qformer') if design.kind in ('queries', 'bridge layers') else {}
+    return terms.baseline.change(bridge | design.changes)
 
 def resolve_contenders(names, terms:Terms)->list[str]: # in the order of computing
-    "Return the baseline and those that differ from it."
+    "Return the baseline and those that differ from it and from each other."
     check_contenders(names)
     others = [name for name in dict.fromkeys(names) if name != BASELINE]
-    same = [name for name in others if name in DESIGNS and recipe_of(name, terms) == terms.baseline]
-    return [BASELINE, *(name for name in others if name not in same)]
+    known = [terms.baseline] # recipes of ours
+    chosen = [BASELINE]
+    for name in others:
+        recipe = recipe_of(name, terms)
+        if name in DESIGNS and recipe in known: continue
+        if name in DESIGNS: known.append(recipe)
+        chosen.append(name)
+    return chosen
 
 def stages_of(name:str, terms:Terms)->list[Stage]:
     "Return the stages of a contender's training: one, or those of a schedule."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..model.captioner import Captioner
 from .cross_attention_peers import BlipDecoder, EncoderDecoder, GptCrossAttention
-from .peer_models import PeerModel, count_trainable, start_peer
+from .peer_models import PeerModel, count_trainable, peer_config, start_peer
 from .prefix_peers import Blip2, ClipCap, GitDecoder
 
 # %% ../../nbs/training/19_peers.ipynb #22ac6526
@@ -87,7 +87,8 @@ _SMALL = 'trained on the captions of this comparison alone'
 
 PEERS = {
     'gpt2': Peer('VisionEncoderDecoder with GPT-2 (Rothe et al. 2020)', GptCrossAttention,
-                 'all blocks and embeddings, which train', 'starts from a smaller decoder'),
+                 'all blocks and embeddings, which train',
+                 'starts from a smaller decoder; keeps all of it, though that is more than trains of ours'),
     'git': Peer('GIT (Wang et al. 2022)', GitDecoder, 'the token embedding, which trains and is the output layer',
                 f'frozen vision tower; {_SMALL}'),
     'blip': Peer('BLIP (Li et al. 2022)', BlipDecoder, 'the token embedding, which trains',
@@ -115,9 +116,10 @@ def fitting_size(name:str,       # in PEERS
                  target:int,     # trainable parameters, the token embedding left out
                 )->int:
     "Return the size at which a peer trains about as many parameters."
-    best, gap = 1, None
+    gap = None
     with torch.random.fork_rng():
-        for size in range(1, 65):
+        least = PEERS[name].model.least_size(peer_config(base, 1))
+        for size in range(least, 65):
             trainable, embedding = count_trainable(make_peer(name, base, size))
             found = abs(trainable - embedding - target)
             if gap is not None and found >= gap: break
