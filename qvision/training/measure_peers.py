@@ -280,5 +280,6 @@ def load_searches(ground:Ground)->dict: # name -> trials, by learning rate
 
 def load_paces(ground:Ground)->dict: # name -> Pace
     "Return the paces that are measured."
-    found = [load_kept(path, Pace, ground.terms) for path in (ground.results/'pace').glob('*.json')]
+    paths = sorted((ground.results/'pace').glob('*.json'))
+    found = [load_kept(path, Pace, ground.terms) for path in paths]
     return {pace.name: pace for pace in found}
