@@ -273,7 +273,7 @@ def load_tests(ground:Ground)->dict: # (name, seed) -> Trial
 def load_searches(ground:Ground)->dict: # name -> trials, by learning rate
     "Return what is kept of the dev split."
     found = {}
-    for path in ground.results.glob('*-dev-*.json'):
+    for path in sorted(ground.results.glob('*-dev-*.json')):
         trial = load_kept(path, Trial, ground.terms)
         found.setdefault(trial.name, []).append(trial)
     return {name: sorted(trials, key=lambda trial: trial.rate) for name, trials in found.items()}
