@@ -293,7 +293,8 @@ def test_runs_are_listed_and_compared(qvision, root, workplace, phase2):
 ANALYSES = dict( # a run of a few steps names no objects, so some take the captioner that ships
     token_similarity=dict(model='package:captioner-drawings', show_images='false'),
     attention=dict(model='package:captioner-drawings', show_images='false'),
-    bridges=dict(splits='val2017'), photo_design=dict(preset='mini'), swap_decoder=dict(run='one'),
+    bridges=dict(splits='val2017'), photo_design=dict(preset='mini'), peers=dict(preset='mini'),
+    swap_decoder=dict(run='one'),
     benchmark=dict(turns='1'))
 
 

@@ -141,6 +141,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.runs.robustness import RobustnessParameters
     from qvision.training.compare_bridges import BridgesParameters
     from qvision.training.designs import DesignParameters
+    from qvision.training.peer_terms import PeersParameters
     from qvision.training.train_parameters import TrainParameters
     from qvision.training.pretrain import PretrainParameters
     from qvision.training.pretrain_decoder import DecoderParameters
@@ -149,7 +150,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
                 swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
                 pretrain_decoder=DecoderParameters, gallery=GalleryParameters, photo_design=DesignParameters,
-                robustness=RobustnessParameters)
+                robustness=RobustnessParameters, peers=PeersParameters)
 
 
 def test_parameters_cells_are_the_dataclasses_fields_and_defaults(root, monkeypatch):

@@ -68,6 +68,7 @@ HEADLINES = dict( # kind of run -> function of its metrics
     benchmark=_benchmark_headline,
     gallery=_gallery_headline,
     photo_design=_finding,
+    peers=_finding,
     sweep=_finding,
     pretrain_decoder=_decoder_headline,
     claims=_claims_headline)

@@ -22,8 +22,9 @@ from pathlib import Path
 from ..files import locked, whole_file, whole_folder, write_text
 from .parameters import experiments_root, relative
 from .provenance import died, process_start, provenance
-from .run_files import (RunError, keep_packages, new_name, read_info, read_json, read_packages, refer_to_figures,
-                                    remake, run_folder, running_notebook, save_png, with_parent, write_json)
+from .run_files import (RunError, keep_packages, new_name, read_info, read_json, read_packages,
+                                    refer_to_figures, remake, run_folder, running_notebook, save_png, with_parent,
+                                    write_json)
 from ..tables import render_table
 
 # %% ../../nbs/runs/04_archive.ipynb #e6f20350

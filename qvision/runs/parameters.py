@@ -83,6 +83,7 @@ RANGES = dict.fromkeys(_COUNTS, Range(1)) | dict(
     cross_entropy_weight=Range(0),        # 0: none
     weight_average=Range(0, 1),
     warmup_steps=Range(0),                # 0: none
+    budget=Range(0, above=True),          # seconds
     learning_rate=Range(0, above=True))   # parameter -> Range
 
 # %% ../../nbs/runs/01_parameters.ipynb #49d6bec9

@@ -36,7 +36,7 @@ DESIGNS = ({BASELINE: Design(BASELINE, {})}
            | _options('weight average', 'weight_average', 0., .998)
            | _options('bridge', 'bridge', *BRIDGES)
            | _options('bridge layers', 'bridge_layers', 1, 2)
-           | _options('queries', 'num_queries', 8, 32, 64)
+           | _options('queries', 'num_queries', 8, 16, 32, 64)
            | _options('frozen', 'frozen_ratio', 0., .5, 1.)
            | {name: Design('learning rate', dict(learning_rate_factor=rate)) for name, rate in _RATES.items()}
            | _options('dropout', 'dropout', .1, .3)
