@@ -196,7 +196,7 @@ def assert_words_are_those_of(expected, words, tolerance):
     assert [word['needs'] for word in words] == pytest.approx(expected.visual, abs=tolerance)
     assert all(0 < word['probability'] <= 1 for word in words)
     for word, rollout in zip(words, expected.maps.get('rollout', ()), strict=True):
-        assert word['map'] == pytest.approx(rollout, abs=tolerance*rollout.max())
+        assert word['map'] == pytest.approx(rollout, abs=float(tolerance*rollout.max()))
 
 
 @pytest.mark.slow
