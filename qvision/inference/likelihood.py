@@ -141,7 +141,7 @@ def predict_tokens(model,            # a captioner: `forward` with patch_feature
                   )->TokenPredictions:
     "Predict each token of reference captions from the picture and the tokens before it."
     ids = list(captions)
-    length = 1 + model.config.caption_length # with <START>
+    length = model.config.caption_length # <START> and <END> included, as in training
     parts = []
     for k in tqdm(range(0, len(ids), batch_size), desc='tokens', disable=not progress, delay=2, mininterval=2):
         some = ids[k:k + batch_size]
