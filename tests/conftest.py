@@ -1,6 +1,7 @@
 "Shared by the tests: the repository, a small embedded data set, and a place for runs outside the repository."
 import functools
 import http.server
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,6 +26,18 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
+
+
+@pytest.fixture(scope='session')
+def load_tool():
+    "Load a script of tools/ as a module: `load_tool('kills')`."
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT/f'tools/{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module # where dataclasses look for it
+        spec.loader.exec_module(module)
+        return module
+    return load
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 fit, nothing is cut, its search finds."""
 import base64
 import html
-import importlib.util
 import io
 import json
 import re
@@ -102,12 +101,7 @@ DARK = '''const look = () => frame.getComputedStyle(frame.document.body).backgro
 
 
 @pytest.fixture(scope='module')
-def docs(root):
-    "Return tools/build_docs.py as a module."
-    spec = importlib.util.spec_from_file_location('build_docs', root/'tools/build_docs.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def docs(load_tool): return load_tool('build_docs')
 
 
 @pytest.fixture(scope='module')

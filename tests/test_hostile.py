@@ -1,6 +1,5 @@
 "Hostile files: checkpoints, runs, pages and archives from elsewhere run no code, write nowhere else, end in one line."
 import builtins
-import importlib.util
 import io
 import json
 import shutil
@@ -510,11 +509,7 @@ def test_a_dollar_in_a_caption_is_no_formula(qvision, copy, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def build_docs():
-    spec = importlib.util.spec_from_file_location('build_docs', ROOT/'tools/build_docs.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def build_docs(load_tool): return load_tool('build_docs')
 
 
 def test_what_a_run_records_is_text_on_its_page(build_docs, tmp_path):

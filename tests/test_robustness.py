@@ -1,7 +1,6 @@
 "The long tests of kills and of fuzzing, in small: that they pass, and that they notice what is lost."
 import ast
 import importlib
-import importlib.util
 import json
 import sys
 from importlib.util import find_spec
@@ -14,21 +13,12 @@ from qvision.runs.robustness import CASES, kind_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def tool(name):
-    "Load a script of tools/ as a module."
-    spec = importlib.util.spec_from_file_location(name, ROOT/f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope='module')
+def kills(load_tool): return load_tool('kills')
 
 
 @pytest.fixture(scope='module')
-def kills(): return tool('kills')
-
-
-@pytest.fixture(scope='module')
-def fuzz(): return tool('fuzz')
+def fuzz(load_tool): return load_tool('fuzz')
 
 
 def test_four_kills_are_survived_and_archived(qvision, workplace):

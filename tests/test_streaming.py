@@ -1,5 +1,4 @@
 "Data in shards: written by the command, trained from in one process and two, resumed, and never in memory as a whole."
-import importlib.util
 import json
 import shutil
 from dataclasses import asdict
@@ -102,12 +101,9 @@ def test_the_command_writes_what_train_reads(qvision, minicoco, workplace, tmp_p
     assert '--views whole,flip' in wrong.stdout + wrong.stderr
 
 
-def test_memory_stays_flat(tmp_path):
+def test_memory_stays_flat(load_tool, tmp_path):
     "Twenty times as many captions, and no more memory than the noise of an allocator."
-    spec = importlib.util.spec_from_file_location('stream_memory', ROOT/'tools/stream_memory.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    few, many = tool.run(tmp_path/'out/streaming.jsonl', (2000, 40_000))
+    few, many = load_tool('stream_memory').run(tmp_path/'out/streaming.jsonl', (2000, 40_000))
     assert json.loads((tmp_path/'out/streaming.jsonl').read_text().splitlines()[1]) == many
     assert (few['images'], many['images']) == (400, 8000)
     assert many['bytes'] > 10*few['bytes']

@@ -1,6 +1,5 @@
 """The docs site's page "Try it": it says why its captioner is left out; in Chromium it preprocesses, captions and maps
 words as Python does, and fetches nothing from elsewhere."""
-import importlib.util
 import shutil
 import sys
 from random import Random
@@ -44,13 +43,10 @@ VEIL = '''() => {
 
 
 @pytest.fixture(scope='module')
-def try_page(root):
+def try_page(root, load_tool):
     "Return tools/docs_try.py as a module."
     sys.path.append(str(root/'tools'))
-    spec = importlib.util.spec_from_file_location('docs_try', root/'tools/docs_try.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('docs_try')
 
 
 def test_the_page_says_why_it_does_not_caption(try_page, tmp_path, monkeypatch, capsys):
