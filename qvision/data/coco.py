@@ -14,6 +14,7 @@ import random
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,7 @@ class CocoData:
             digest.update(json.dumps([image.id, content, image.captions]).encode())
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def digests(self)->dict: # image id -> sha256 of the file
         "Return the checksum of each image file."
         return {image.id: digest for image, digest in zip(self.images, self._digests)}

@@ -21,8 +21,7 @@ from time import perf_counter
 import torch
 from PIL import Image
 
-from ..analysis.attribution import explain
-from ..analysis.attribution import word_probabilities
+from ..analysis.attribution import explain, word_probabilities
 from ..analysis.gallery import PHOTOGRAPHS, open_photograph
 from ..analysis.visualize import explain_html
 from ..data.images import ImageError, load_images, open_rgb
