@@ -26,7 +26,8 @@ def train_tokenizer(captions:list[str],  # from which the merges are learned
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=['<|endoftext|>', START, END],
+    # `<END>` is not third: transformers' CLIP reads a caption at its highest id where `<END>` has the id 2
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=['<|endoftext|>', END, START],
                                   show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(captions, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=START, eos_token=END, pad_token='<|endoftext|>')
