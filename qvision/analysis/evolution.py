@@ -75,7 +75,7 @@ def evolution_gif(records:list,     # of a SimilarityRecorder
     from matplotlib.animation import FuncAnimation, PillowWriter
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fig, ax = plt.subplots(figsize=(3.6, 3.2), layout='constrained')
-    shown = ax.imshow(records[0]['query_query'], cmap='RdBu_r', vmin=-1, vmax=1)
+    shown = ax.imshow(records[0]['query_query'], cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
     ax.set(xlabel='query', ylabel='query')
     fig.colorbar(shown, label='cosine, mean over images')
     def draw(i):
