@@ -1,6 +1,7 @@
 // Sixteen lanes in two halves (AVX2, or whatever GCC makes of vectors of 32 bytes), for simd.h.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #ifdef __AVX2__
@@ -74,14 +75,20 @@ inline Float32x16 to_float(Int32x16 value) {
   return {__builtin_convertvector(value.low, Float32x8), __builtin_convertvector(value.high, Float32x8)};
 }
 
-// a * b + c, rounded once where the processor can, so that the value is the same in every function that computes it.
-inline Float32x16 multiply_add(Float32x16 a, Float32x16 b, Float32x16 c) {
+inline Float32x8 multiply_add(Float32x8 a, Float32x8 b, Float32x8 c) {
 #ifdef __FMA__
-  return {(Float32x8)_mm256_fmadd_ps((__m256)a.low, (__m256)b.low, (__m256)c.low),
-          (Float32x8)_mm256_fmadd_ps((__m256)a.high, (__m256)b.high, (__m256)c.high)};
+  return (Float32x8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
-  return a * b + c;
+  for (int n = 0; n < kLanes / 2; n++) {
+    c[n] = std::fma(a[n], b[n], c[n]);
+  }
+  return c;
 #endif
+}
+
+// a * b + c, rounded once, so that the value is the same in every function that computes it.
+inline Float32x16 multiply_add(Float32x16 a, Float32x16 b, Float32x16 c) {
+  return {multiply_add(a.low, b.low, c.low), multiply_add(a.high, b.high, c.high)};
 }
 
 inline UInt8x64 upper_nibbles(UInt8x64 bytes) {
