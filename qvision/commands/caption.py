@@ -82,7 +82,7 @@ def caption(
     scores:Annotated[bool, typer.Option(
         '--scores', help='Add the mean log-probability per token (nats), and per word in JSON and .jsonl.')]=False,
     precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32',
-    compiled:Annotated[bool, typer.Option('--compiled', help='Use C++ kernels for int8, built on first use.')]=False,
+    compiled:Annotated[bool, typer.Option('--compiled', help='Use our C++ kernels, built on first use.')]=False,
     device:Annotated[Optional[str], typer.Option(
         help='cpu, cuda or cuda:N (default: the GPU, where torch sees one that the precision can use).')]=None,
     batch_size:Annotated[int, typer.Option(min=1, help='Images per batch.')]=32,

@@ -90,7 +90,7 @@ def _device(asked:str|None, precision:str)->str:
 
 def load(chosen:str,               # folder or hub id
          precision:str='float32',  # one of `inference.precision.PRECISIONS`
-         compiled:bool=False,      # int8 by kernels in C++
+         compiled:bool=False,      # by kernels in C++
          device:str|None=None,     # 'cpu', 'cuda' or 'cuda:N' (default: the GPU, where there is one that can use it)
         ):
     "Load a captioner in a precision onto a device."

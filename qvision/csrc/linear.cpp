@@ -22,17 +22,23 @@ Linear::Linear(at::Tensor codes_, at::Tensor scales_, at::Tensor bias_)
       in_features(32 * codes.size(1)),
       num_panels(scales.size(0)),
       num_groups(scales.size(1)),
-      bits(codes.size(2)) {}
+      bits(codes.size(2)),
+      has_floats(bits >= 16) {}
 
-QuantizedRows::QuantizedRows(int64_t num_rows, const Linear& layer)
+InputRows::InputRows(int64_t num_rows, const Linear& layer)
     : num_rows(num_rows),
       width(layer.in_features),
       num_groups(layer.num_groups),
-      values((num_rows + 31) / 32 * 32 * width),
-      steps(num_rows),
+      floats(layer.has_floats ? num_rows * width : 0),
+      values(layer.has_floats ? 0 : (num_rows + 31) / 32 * 32 * width),
+      steps(num_rows, 1),
       group_sums(num_rows * num_groups) {}
 
-void QuantizedRows::set_row(int64_t row, const float* activations, int64_t length) {
+void InputRows::set_row(int64_t row, const float* activations, int64_t length) {
+  if (!floats.empty()) {
+    std::copy_n(activations, length, &floats[row * width]);
+    return;
+  }
   float largest = 0;
   for (int64_t i = 0; i < length; i++) {
     largest = std::max(largest, std::fabs(activations[i]));
@@ -56,7 +62,7 @@ void QuantizedRows::set_row(int64_t row, const float* activations, int64_t lengt
 namespace {
 
 // What a row gives for the sixteen outputs of a panel, of which the last panel of a layer may have fewer.
-inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Float32x16 sum,
+inline void write_outputs(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Float32x16 sum,
                           Output output) {
   const int64_t first = kLanes * panel;
   const int64_t count = std::min(kLanes, layer.out_features - first);
@@ -82,7 +88,7 @@ inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRow
 
 // A sum of products begins with the sum of the row times the code for zero, subtracted.
 template <int kBits, int kRows, int kPanels>
-INLINE void begin_sums(const QuantizedRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
+INLINE void begin_sums(const InputRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
@@ -138,9 +144,57 @@ INLINE void add_scaled(const Int32x16 (&sum)[kRows][kPanels], const uint16_t* sc
   }
 }
 
+constexpr int64_t kAhead = 2048;  // bytes that are fetched before they are needed
+
+// One input of sixteen outputs, in float32 or bfloat16.
+template <int kBits>
+INLINE Float32x16 load_weights(const uint8_t* from) {
+  if (kBits == 32) {
+    return load(reinterpret_cast<const float*>(from));
+  }
+  return load_bfloat16(reinterpret_cast<const uint16_t*>(from));
+}
+
+// A block of a layer of floats.
 template <int kBits, int kRows, int kPanels>
-inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Output output) {
-  constexpr int64_t kAhead = 2048;  // bytes
+INLINE void multiply_floats(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+  constexpr int64_t kBytes = 2 * kBits;  // of one input
+  const int64_t panel_size = kBytes * layer.in_features;
+  const uint8_t* weights = layer.code_data + panel * panel_size;
+  const float* inputs = &rows.floats[row * layer.in_features];
+
+  Float32x16 sum[kRows][kPanels] = {};
+  for (int64_t input = 0; input < layer.in_features; input++) {
+    const int64_t offset = kBytes * input;
+    const int64_t ahead = offset + kAhead < panel_size ? kAhead : kAhead + (kPanels - 1) * panel_size;
+    Float32x16 weight[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      const uint8_t* from = weights + p * panel_size + offset;
+      __builtin_prefetch(from + ahead);
+      weight[p] = load_weights<kBits>(from);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) {
+      const Float32x16 value = Float32x16{} + inputs[r * layer.in_features + input];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; p++) {
+        sum[r][p] = multiply_add(value, weight[p], sum[r][p]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      write_outputs(layer, panel + p, rows, row + r, sum[r][p], output);
+    }
+  }
+}
+
+// A block of a layer of integers.
+template <int kBits, int kRows, int kPanels>
+INLINE void multiply_integers(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
   constexpr int64_t kInputs = 32 / kBits;
   const int64_t panel_size = 2 * kBits * layer.in_features;
   const int64_t group_size = layer.in_features / layer.num_groups;
@@ -169,9 +223,18 @@ inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRo
   }
 }
 
+template <int kBits, int kRows, int kPanels>
+inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+  if constexpr (kBits >= 16) {
+    multiply_floats<kBits, kRows, kPanels>(layer, panel, rows, row, output);
+  } else {
+    multiply_integers<kBits, kRows, kPanels>(layer, panel, rows, row, output);
+  }
+}
+
 // All rows, in blocks of as many as the registers hold.
 template <int kBits, int kPanels>
-inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRows& rows, Output output) {
+inline void multiply_rows(const Linear& layer, int64_t panel, const InputRows& rows, Output output) {
   int64_t row = 0;
   if (kPanels <= 2 && kManyRegisters) {
     for (; row + 8 <= rows.num_rows; row += 8) {
@@ -195,7 +258,7 @@ inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRow
 }
 
 template <int kBits, int kPanels>
-void multiply_panels(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_panels(const Linear& layer, const InputRows& rows, Output output) {
 #pragma omp for schedule(static) nowait
   for (int64_t i = 0; i < (layer.num_panels + kPanels - 1) / kPanels; i++) {
     const int64_t first = kPanels * i;
@@ -221,7 +284,7 @@ bool reads_one_stream() {
 }
 
 template <int kBits>
-void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_by_vectors(const Linear& layer, const InputRows& rows, Output output) {
   const bool one_stream = reads_one_stream();
   if (!kManyRegisters) {
     multiply_panels<kBits, 1>(layer, rows, output);
@@ -238,7 +301,7 @@ void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output 
 // Sixteen or, with kMoreRows, 32 rows times two panels of 8-bit weights. A layer with an odd number of panels has its
 // last one multiplied twice, and written once.
 template <bool kMoreRows>
-inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row,
+inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
                                     bool prefetch, Output output) {
   const int64_t panel_size = amx::kTileRows * layer.in_features;
   const int64_t num_panels = panel + 1 < layer.num_panels ? 2 : 1;
@@ -257,7 +320,7 @@ inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const Qu
   }
 }
 
-void multiply_by_tiles(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_by_tiles(const Linear& layer, const InputRows& rows, Output output) {
   amx::configure_tiles(rows.num_rows);
 #pragma omp for schedule(static) nowait
   for (int64_t panel = 0; panel < layer.num_panels; panel += 2) {
@@ -276,7 +339,7 @@ void multiply_by_tiles(const Linear& layer, const QuantizedRows& rows, Output ou
 
 }  // namespace
 
-void multiply(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply(const Linear& layer, const InputRows& rows, Output output) {
 #ifdef __AMX_INT8__
   const bool fits_tiles = layer.bits == 8 && layer.in_features % amx::kTileBytes == 0;
   if (fits_tiles && rows.num_rows >= 8 && amx::request_tiles()) {
@@ -284,10 +347,18 @@ void multiply(const Linear& layer, const QuantizedRows& rows, Output output) {
     return;
   }
 #endif
-  if (layer.bits == 8) {
-    multiply_by_vectors<8>(layer, rows, output);
-  } else {
-    multiply_by_vectors<4>(layer, rows, output);
+  switch (layer.bits) {
+    case 32:
+      multiply_by_vectors<32>(layer, rows, output);
+      break;
+    case 16:
+      multiply_by_vectors<16>(layer, rows, output);
+      break;
+    case 8:
+      multiply_by_vectors<8>(layer, rows, output);
+      break;
+    default:
+      multiply_by_vectors<4>(layer, rows, output);
   }
 }
 
@@ -295,16 +366,16 @@ at::Tensor linear(const Linear& layer, const at::Tensor& rows) {
   const int64_t num_rows = rows.size(0);
   const int64_t length = rows.size(1);
   const float* activations = rows.data_ptr<float>();
-  QuantizedRows quantized(num_rows, layer);
+  InputRows inputs(num_rows, layer);
   at::Tensor result = at::empty({num_rows, layer.out_features}, at::kFloat);
   float* result_data = result.data_ptr<float>();
 #pragma omp parallel
   {
 #pragma omp for
     for (int64_t row = 0; row < num_rows; row++) {
-      quantized.set_row(row, activations + row * length, length);
+      inputs.set_row(row, activations + row * length, length);
     }
-    multiply(layer, quantized, {result_data, false});
+    multiply(layer, inputs, {result_data, false});
   }
   return result;
 }
