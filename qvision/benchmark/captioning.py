@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .peers import blank, full_size, peers, published_decode, unloaded, variant, variants
+from .peers import (blank, full_size, peers, published_decode, quantize_layers, unloaded, variant,
+                                     variants)
 from .timing import DTYPES, interleaved, summary
 from ..evaluation.metrics import score_rounds
 from ..evaluation.statistics import paired_difference
@@ -152,20 +153,20 @@ def qvision_tasks(full:Captioner,       # at full size, in float32
     size = full.num_parameters()
     return tasks, {'qvision': size, DRAFTED: size, PUBLISHED: published['float32'].num_parameters()}
 
-def peer_tasks(large:bool=True,  # BLIP-2 takes part, which wants 7.5 GB
-               quick:bool=False, # toy sizes
+def peer_tasks(quick:bool=False, # toy sizes
                tokens:int=20,    # per caption
               )->tuple:          # as of `qvision_tasks`
-    "Make the tasks of the peers, but for LLaVA, in every type that they run in."
+    "Make the tasks of the peers in every type that they run in, all but the giants."
     tasks = {}
     parameters = {}
     for system in peers(quick):
-        if not large and 'BLIP-2' in system.name: continue
         for name in system.dtypes:
-            model = unloaded(system.build, DTYPES[name])
-            pixels = torch.zeros(1, 3, system.image_size, system.image_size, dtype=DTYPES[name])
-            tasks[system.name, name] = partial(system.run, model, pixels, tokens)
+            dtype = DTYPES.get(name, torch.float32)
+            model = unloaded(system.build, dtype)
             parameters[system.name] = model.num_parameters()
+            if name == 'int8': quantize_layers(model)
+            pixels = torch.zeros(1, 3, system.image_size, system.image_size, dtype=dtype)
+            tasks[system.name, name] = partial(system.run, model, pixels, tokens)
     return tasks, parameters
 
 # %% ../../nbs/benchmark/04_captioning.ipynb #a310b210

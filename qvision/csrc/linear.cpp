@@ -68,13 +68,11 @@ inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRow
     store(target, output.add ? load(target) + output.factor * value : value);
     return;
   }
-  Float32x16 padded_bias = {};
+  float values[kLanes] = {};
+  std::copy_n(bias, count, values);
+  store(values, multiply_add(sum, step, load(values)));
   for (int64_t n = 0; n < count; n++) {
-    padded_bias[n] = bias[n];
-  }
-  const Float32x16 value = multiply_add(sum, step, padded_bias);
-  for (int64_t n = 0; n < count; n++) {
-    target[n] = output.add ? target[n] + output.factor * value[n] : value[n];
+    target[n] = output.add ? target[n] + output.factor * values[n] : values[n];
   }
 }
 
@@ -82,15 +80,14 @@ inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRow
 // registers. Hence the unrolled loops, and that the three parts of a block become one function.
 #define INLINE inline __attribute__((always_inline))
 
-// Codes are unsigned: a sum of products begins with the sum of the row times the code for zero, subtracted.
+// A sum of products begins with the sum of the row times the code for zero, subtracted.
 template <int kBits, int kRows, int kPanels>
 INLINE void begin_sums(const QuantizedRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
-  constexpr int32_t kZero = 1 << (kBits - 1);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; p++) {
-      sum[r][p] = Int32x16{} - kZero * rows.group_sums[(row + r) * rows.num_groups + group];
+      sum[r][p] = Int32x16{} - kZeroCode<kBits> * rows.group_sums[(row + r) * rows.num_groups + group];
     }
   }
 }
@@ -106,19 +103,19 @@ INLINE void add_products(const uint8_t* codes, int64_t panel_size, int64_t ahead
   for (int p = 0; p < kPanels; p++) {
     const uint8_t* from = codes + p * panel_size;
     __builtin_prefetch(from + ahead);
-    low[p] = *reinterpret_cast<const UInt8x64*>(from);
+    low[p] = as_factors<kBits>(*reinterpret_cast<const UInt8x64*>(from));
     if (kBits == 4) {
-      high[p] = (UInt8x64)((UInt32x16)low[p] >> 4) & 15;
-      low[p] &= 15;
+      high[p] = upper_nibbles(low[p]);
+      low[p] = low[p] & 15;
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; p++) {
-      sum[r][p] = add_dot_products(sum[r][p], low[p], values + r * width);
+      sum[r][p] = add_dot_products<kBits>(sum[r][p], low[p], values + r * width);
       if (kBits == 4) {
-        sum[r][p] = add_dot_products(sum[r][p], high[p], values + r * width + 4);
+        sum[r][p] = add_dot_products<kBits>(sum[r][p], high[p], values + r * width + 4);
       }
     }
   }
@@ -176,7 +173,7 @@ inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRo
 template <int kBits, int kPanels>
 inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRows& rows, Output output) {
   int64_t row = 0;
-  if (kPanels <= 2) {
+  if (kPanels <= 2 && kManyRegisters) {
     for (; row + 8 <= rows.num_rows; row += 8) {
       multiply_block<kBits, 8, kPanels>(layer, panel, rows, row, output);
     }
@@ -226,7 +223,9 @@ bool reads_one_stream() {
 template <int kBits>
 void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output output) {
   const bool one_stream = reads_one_stream();
-  if (rows.num_rows >= 8 || (rows.num_rows >= 4 && !one_stream)) {
+  if (!kManyRegisters) {
+    multiply_panels<kBits, 1>(layer, rows, output);
+  } else if (rows.num_rows >= 8 || (rows.num_rows >= 4 && !one_stream)) {
     multiply_panels<kBits, 2>(layer, rows, output);
   } else if (one_stream) {
     multiply_panels<kBits, 1>(layer, rows, output);
