@@ -30,7 +30,7 @@ class RobustnessParameters:
     kills:str='build/kills.jsonl'    # what tools/kills.py wrote
     fuzzing:str='build/fuzzing.json' # what tools/fuzz.py wrote
     tests:str='build/tests.xml'      # what `pytest --junitxml` wrote of the tests of bad input
-    processes:str='build/processes.jsonl' # what tools/processes.py wrote
+    multiprocess:str='build/processes.jsonl' # what tools/processes.py wrote
     streaming:str='build/streaming.jsonl' # what tools/stream_memory.py wrote
     name:str|None=None               # of the run (default: its kind and the time)
     resume:bool=False
@@ -43,7 +43,7 @@ MADE_BY = dict(
     fuzzing='python tools/fuzz.py --out build/fuzzing.json',
     tests='python -m pytest tests/test_bad_input.py tests/test_hostile.py tests/test_properties.py '
           '--junitxml build/tests.xml',
-    processes='python tools/processes.py --out build/processes.jsonl',
+    multiprocess='python tools/processes.py --out build/processes.jsonl',
     streaming='python tools/stream_memory.py --out build/streaming.jsonl')
 
 def keep_results(params:RobustnessParameters, folder:Path)->dict: # name, as in MADE_BY -> its copy
@@ -73,7 +73,7 @@ def make_quick(folder:Path, quiet:bool=False)->RobustnessParameters: # which nam
         _call('tools/fuzz.py', '--out', paths['fuzzing'], '--seconds', 3, '--readers', 'tables', quiet=quiet)
     else: paths['fuzzing'].write_text(json.dumps(dict(missing=NO_FUZZER)))
     _call('-m', 'pytest', 'tests/test_bad_input.py', '-k', 'record or table', '--junitxml', paths['tests'], quiet=quiet)
-    _call('tools/processes.py', '--out', paths['processes'], '--settings', '1 process', '2 processes', quiet=quiet)
+    _call('tools/processes.py', '--out', paths['multiprocess'], '--settings', '1 process', '2 processes', quiet=quiet)
     _call('tools/stream_memory.py', '--out', paths['streaming'], '--sizes', 1000, 4000, quiet=quiet)
     return RobustnessParameters(**{name: str(path) for name, path in paths.items()})
 
