@@ -46,6 +46,13 @@ MADE_BY = dict(
     multiprocess='python tools/processes.py --out build/processes.jsonl',
     streaming='python tools/stream_memory.py --out build/streaming.jsonl')
 
+def _copy_cases(source:Path, copy:Path)->None: # XML
+    "Copy what pytest wrote, without the statistics that hypothesis adds."
+    tree = ElementTree.parse(source)
+    for suite in tree.iter('testsuite'):
+        for statistics in suite.findall('properties'): suite.remove(statistics)
+    tree.write(copy)
+
 def keep_results(params:RobustnessParameters, folder:Path)->dict: # name, as in MADE_BY -> its copy
     "Copy the files into a run's folder; raise an error that says how to make one that is missing."
     kept = {}
@@ -53,7 +60,9 @@ def keep_results(params:RobustnessParameters, folder:Path)->dict: # name, as in 
         source = project_root()/getattr(params, name)
         if not source.is_file(): raise FileNotFoundError(f'{source} is missing: {command}')
         kept[name] = folder/f'{name}{source.suffix}'
-        if source.resolve() != kept[name].resolve(): shutil.copyfile(source, kept[name])
+        if source.resolve() == kept[name].resolve(): continue
+        if source.suffix == '.xml': _copy_cases(source, kept[name])
+        else: shutil.copyfile(source, kept[name])
     return kept
 
 # %% ../../nbs/runs/14_robustness.ipynb #0039e149
