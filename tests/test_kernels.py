@@ -20,7 +20,8 @@ from qvision.inference.quantize import PackedLinear, panels
 def layer(weights, bits):
     groups = weights.shape[1]//32 if bits == 4 else 1
     codes = (weights + 2**(bits - 1)).to(torch.uint8)
-    return kernels().Linear(*panels(codes, torch.ones(len(weights), groups).bfloat16(), bits), torch.zeros(len(weights)))
+    scales = torch.ones(len(weights), groups).bfloat16()
+    return kernels().Linear(*panels(codes, scales, bits), torch.zeros(len(weights)))
 
 torch.manual_seed(0)
 rows = torch.randint(-127, 128, (77, 256)).float()
@@ -40,7 +41,8 @@ print(instructions(), digest.hexdigest())
 def products(instructions):
     "Run PRODUCTS with a set of instructions, and return its name and the checksum of the products."
     environment = os.environ | dict(QVISION_INSTRUCTIONS=instructions)
-    done = subprocess.run([sys.executable, '-c', PRODUCTS], env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, '-c', PRODUCTS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
