@@ -254,7 +254,7 @@ def try_giant(name:str,         # of one of `giants`
 # %% ../../nbs/benchmark/03_peers.ipynb #6177b877
 def variants()->list[str]:
     "List the forms that qvision can run in here."
-    compiled = ['int8 compiled', 'int4'] if can_compile() else []
+    compiled = ['float32 compiled', 'bfloat16 compiled', 'int8 compiled', 'int4'] if can_compile() else []
     return [*PRECISIONS[:-1], *compiled]
 
 def variant(model:Captioner,
@@ -283,7 +283,7 @@ def blank(model:Captioner,
 @torch.no_grad()
 def packed_variants(model:Captioner, # in float32
                    )->dict:          # name -> Captioner
-    "Return the captioner in each form that quantizes its linear layers, that is, all but DTYPES."
+    "Return the captioner in each form that packs its linear layers, that is, all but DTYPES."
     return {name: variant(model, name) for name in variants() if name not in DTYPES}
 
 # %% ../../nbs/benchmark/03_peers.ipynb #04abd838
