@@ -69,7 +69,7 @@ def _results(runs)->list[EvalResult]:
         for metric, value in scores.items():
             if not isinstance(value, (int, float)): continue
             path = str(data.get('path', 'unknown'))
-            found.append(EvalResult(task_type='image-to-text', dataset_type=Path(path).name,
+            found.append(EvalResult(task_type='image-text-to-text', dataset_type=Path(path).name,
                                     dataset_name=data_name(path), dataset_split=data.get('split'),
                                     metric_type=metric.lower(), metric_name=metric, metric_value=value))
     return found
@@ -78,7 +78,7 @@ def card_data(model:Captioner, name:str, runs=())->ModelCardData:
     "Collect the header's data: task, tags, backbones that are hub ids, and scores."
     bases = _hub_ids((model.config.encoder_name, model.config.decoder_name))
     results = _results(runs)
-    return ModelCardData(library_name='transformers', pipeline_tag='image-to-text',
+    return ModelCardData(library_name='transformers', pipeline_tag='image-text-to-text',
                          tags=['image-captioning', 'qvision'], base_model=bases or None,
                          model_name=name if results else None, eval_results=results or None)
 
