@@ -144,7 +144,12 @@ INLINE void add_scaled(const Int32x16 (&sum)[kRows][kPanels], const uint16_t* sc
   }
 }
 
-constexpr int64_t kAhead = 2048;  // bytes that are fetched before they are needed
+// How far ahead of an offset in a panel memory is fetched, in bytes. After the end of its panels a thread goes on with
+// the next ones.
+inline int64_t fetched_ahead(int64_t offset, int64_t panel_size, int64_t num_panels) {
+  constexpr int64_t kAhead = 2048;
+  return offset + kAhead < panel_size ? kAhead : kAhead + (num_panels - 1) * panel_size;
+}
 
 // One input of sixteen outputs, in float32 or bfloat16.
 template <int kBits>
@@ -155,18 +160,18 @@ INLINE Float32x16 load_weights(const uint8_t* from) {
   return load_bfloat16(reinterpret_cast<const uint16_t*>(from));
 }
 
-// A block of a layer of floats.
+// result += products of a block in a layer of floats.
 template <int kBits, int kRows, int kPanels>
-INLINE void multiply_floats(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+INLINE void add_floats(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+                       Float32x16 (&result)[kRows][kPanels]) {
   constexpr int64_t kBytes = 2 * kBits;  // of one input
   const int64_t panel_size = kBytes * layer.in_features;
   const uint8_t* weights = layer.code_data + panel * panel_size;
   const float* inputs = &rows.floats[row * layer.in_features];
 
-  Float32x16 sum[kRows][kPanels] = {};
   for (int64_t input = 0; input < layer.in_features; input++) {
     const int64_t offset = kBytes * input;
-    const int64_t ahead = offset + kAhead < panel_size ? kAhead : kAhead + (kPanels - 1) * panel_size;
+    const int64_t ahead = fetched_ahead(offset, panel_size, kPanels);
     Float32x16 weight[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; p++) {
@@ -179,22 +184,16 @@ INLINE void multiply_floats(const Linear& layer, int64_t panel, const InputRows&
       const Float32x16 value = Float32x16{} + inputs[r * layer.in_features + input];
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; p++) {
-        sum[r][p] = multiply_add(value, weight[p], sum[r][p]);
+        result[r][p] = multiply_add(value, weight[p], result[r][p]);
       }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; p++) {
-      write_outputs(layer, panel + p, rows, row + r, sum[r][p], output);
     }
   }
 }
 
-// A block of a layer of integers.
+// result += products of a block in a layer of integers, group by group.
 template <int kBits, int kRows, int kPanels>
-INLINE void multiply_integers(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+INLINE void add_integers(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+                         Float32x16 (&result)[kRows][kPanels]) {
   constexpr int64_t kInputs = 32 / kBits;
   const int64_t panel_size = 2 * kBits * layer.in_features;
   const int64_t group_size = layer.in_features / layer.num_groups;
@@ -202,17 +201,25 @@ INLINE void multiply_integers(const Linear& layer, int64_t panel, const InputRow
   const uint16_t* scales = layer.scale_data + panel * kLanes * layer.num_groups;
   const int8_t* values = &rows.values[row * layer.in_features];
 
-  Float32x16 result[kRows][kPanels] = {};
   for (int64_t group = 0; group < layer.num_groups; group++) {
     Int32x16 sum[kRows][kPanels];
     begin_sums<kBits>(rows, row, group, sum);
     for (int64_t input = group * group_size; input < (group + 1) * group_size; input += kInputs) {
       const int64_t offset = 2 * kBits * input;
-      // After the end of its panels a thread goes on with the next kPanels ones.
-      const int64_t ahead = offset + kAhead < panel_size ? kAhead : kAhead + (kPanels - 1) * panel_size;
+      const int64_t ahead = fetched_ahead(offset, panel_size, kPanels);
       add_products<kBits>(codes + offset, panel_size, ahead, values + input, layer.in_features, sum);
     }
     add_scaled(sum, scales + kLanes * group, layer.num_groups, result);
+  }
+}
+
+template <int kBits, int kRows, int kPanels>
+inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+  Float32x16 result[kRows][kPanels] = {};
+  if constexpr (kBits >= 16) {
+    add_floats<kBits>(layer, panel, rows, row, result);
+  } else {
+    add_integers<kBits>(layer, panel, rows, row, result);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
@@ -220,15 +227,6 @@ INLINE void multiply_integers(const Linear& layer, int64_t panel, const InputRow
     for (int p = 0; p < kPanels; p++) {
       write_outputs(layer, panel + p, rows, row + r, result[r][p], output);
     }
-  }
-}
-
-template <int kBits, int kRows, int kPanels>
-inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
-  if constexpr (kBits >= 16) {
-    multiply_floats<kBits, kRows, kPanels>(layer, panel, rows, row, output);
-  } else {
-    multiply_integers<kBits, kRows, kPanels>(layer, panel, rows, row, output);
   }
 }
 
