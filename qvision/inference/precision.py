@@ -35,9 +35,9 @@ class RowwiseInt8(nn.Module):
     "PyTorch's int8 product with a scale per row of activations, where its own layer takes one for the whole batch."
     def __init__(self, linear:nn.Linear):
         super().__init__()
-        plain = copy.deepcopy(linear)
+        plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device='meta')
+        plain.weight = linear.weight # which `library_int8` copies
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
-        plain.bias = None
         self.layer = library_int8(plain)
         self.bias = nn.Buffer(bias.clone())
 
