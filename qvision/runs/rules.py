@@ -214,7 +214,8 @@ def judge_hallucination(m):
 def judge_photo_hallucination(qformer, mlp):
     "Judge CHAIRi of two captioners: intervals apart to hold, fewer with the Q-Former in part."
     found = [m['chair']['model'] for m in (qformer, mlp)]
-    said = [f'{name} {shown(own["CHAIRi"], own["CHAIRi_interval"], 3)}' for name, own in zip(('Q-Former', 'MLP'), found)]
+    shares = [shown(own['CHAIRi'], own['CHAIRi_interval'], 3) for own in found]
+    said = [f'{name} {share}' for name, share in zip(('Q-Former', 'MLP'), shares)]
     _, high = found[0]['CHAIRi_interval']
     low, _ = found[1]['CHAIRi_interval']
     figure = f'CHAIRi on {qformer["images"]} photographs of COCO, one captioner each: {", ".join(said)}'
