@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'giants', 'quantize_layers', 'giant_seconds',
-           'try_giant', 'variants', 'variant', 'full_variant', 'blank', 'packed_variants', 'building_seconds']
+           'try_giant', 'full_variant', 'blank', 'packed_variants', 'building_seconds']
 
 # %% ../../nbs/benchmark/03_peers.ipynb #ddc69c27
 import os
@@ -24,8 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .process import in_process
 from .timing import DTYPES, interleaved
-from ..inference.kernels import can_compile, kernels
-from ..inference.precision import LOADED, PRECISIONS, library_int8, with_precision
+from ..inference.precision import LOADED, library_int8, variant, variants
 from ..layers.vision import tower_config
 from ..model.captioner import Captioner, set_special_tokens
 from ..model.parameters import build_meta
@@ -252,19 +251,6 @@ def try_giant(name:str,         # of one of `giants`
     except RuntimeError as e: return None, f'not measured: {e}'
 
 # %% ../../nbs/benchmark/03_peers.ipynb #6177b877
-def variants()->list[str]:
-    "List the forms that qvision can run in here."
-    compiled = ['float32 compiled', 'bfloat16 compiled', 'int8 compiled', 'int4'] if can_compile() else []
-    return [*PRECISIONS[:-1], *compiled]
-
-def variant(model:Captioner,
-            name:str,       # one of `variants`
-            keep:bool=True, # the model itself, see `with_precision`
-           )->Captioner:
-    "Return the captioner in that form."
-    precision, _, compiled = name.partition(' ')
-    return with_precision(model, precision, bool(compiled), keep)
-
 def full_variant(preset,           # a name or a Preset
                  name:str,         # one of `variants`
                  image_size:int=0, # pixels per side (default: the tower's own)
