@@ -295,7 +295,7 @@ ANALYSES = dict( # a run of a few steps names no objects, so some take the capti
     attention=dict(model='package:captioner-drawings', show_images='false'),
     bridges=dict(splits='val2017'), photo_design=dict(preset='mini'), peers=dict(preset='mini'),
     swap_decoder=dict(run='one'),
-    benchmark=dict(turns='1'))
+    benchmark=dict(turns='1', images='8', threads='1')) # the other worker has the other processor
 
 
 @pytest.mark.parametrize('notebook', ANALYSES)

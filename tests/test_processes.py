@@ -16,21 +16,18 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from qvision.config import Phase
-from qvision.data.synthetic.minicoco import write_minicoco
 from qvision.model.captioner import tiny_captioner
 from qvision.training.phase import Job, train_together
 
-PHASE = Phase(frozen_ratio=.5, learning_rate=3e-3, batch_size=40, epochs=3, accumulation=1, precision='fp32',
-              captions_per_image=5)
-ENTRY = '-m torch.distributed.run'
+@pytest.fixture(scope='module')
+def tool(load_tool): return load_tool('processes')
 
 
 @pytest.fixture(scope='module')
-def scenes(tmp_path_factory):
+def scenes(tmp_path_factory, tool):
     "Draw 16 scenes, which make two batches, and keep their features."
     root = tmp_path_factory.mktemp('processes')
-    write_minicoco(root/'data', splits=dict(train2017=16, val2017=2), workers=1, progress=False)
+    tool.write_scenes(root)
     before = os.environ.get('QVISION_CACHE')
     os.environ['QVISION_CACHE'] = str(root/'cache')
     yield root
@@ -38,22 +35,10 @@ def scenes(tmp_path_factory):
     else: os.environ['QVISION_CACHE'] = before
 
 
-def job_in(root, name, **options):
-    "Return a job of six steps."
-    return Job(f'{root}/start', f'{root}/data', 'train2017', asdict(PHASE), f'{root}/{name}', save_steps=2, quiet=True,
-               **options)
-
-
-def train_in(processes, root, name, **options):
-    "Return the losses of the steps."
-    log = train_together(tiny_captioner(), job_in(root, name, **options), processes)
-    return [(entry['step'], entry['loss']) for entry in log]
-
-
 @pytest.fixture(scope='module')
-def alone(scenes):
+def alone(scenes, tool):
     "Return the losses of one process."
-    return train_in(1, scenes, 'alone')
+    return tool.train_in(1, scenes, 'alone')
 
 
 def same(losses, expected):
@@ -62,22 +47,22 @@ def same(losses, expected):
         abs(loss - other) < 1e-4 for (_, loss), (_, other) in zip(losses, expected))
 
 
-def test_four_processes_train_as_one(scenes, alone):
+def test_four_processes_train_as_one(scenes, alone, tool):
     "One of them writes: no file is there twice, and each has left its random state."
     assert len(alone) == 3
-    assert same(train_in(4, scenes, 'four'), alone)
+    assert same(tool.train_in(4, scenes, 'four'), alone)
     newest = scenes/'four/checkpoint-6'
     assert sorted(file.name for file in newest.glob('rng_state*')) == [f'rng_state_{i}.pth' for i in range(4)]
     listed = json.loads((newest/'files.json').read_text())
     assert sorted(listed) == sorted(file.name for file in newest.iterdir() if file.name != 'files.json')
 
 
-def begin(root, name, processes):
+def begin(tool, root, name, processes):
     "Start a long job, and return the launcher's process once there is a checkpoint."
-    job = job_in(root, name, max_steps=2000)
+    job = tool.job_in(root, name, max_steps=2000)
     tiny_captioner().save_pretrained(job.model)
     job.save(root/name/'job.json')
-    command = [sys.executable, *shlex.split(ENTRY), '--standalone', f'--nproc-per-node={processes}',
+    command = [sys.executable, *shlex.split(tool.ENTRY), '--standalone', f'--nproc-per-node={processes}',
                '-m', 'qvision.training.phase', str(root/name/'job.json')]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
@@ -95,9 +80,9 @@ def workers_of(launcher):
             Path(f'/proc/{number}/cmdline').read_bytes()]
 
 
-def test_a_killed_worker_ends_the_run_which_goes_on_with_another_number(scenes, alone):
+def test_a_killed_worker_ends_the_run_which_goes_on_with_another_number(scenes, alone, tool):
     "The rest goes on where the newest checkpoint is, here in one process."
-    launcher = begin(scenes, 'killed', 2)
+    launcher = begin(tool, scenes, 'killed', 2)
     workers = workers_of(launcher)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
@@ -107,54 +92,25 @@ def test_a_killed_worker_ends_the_run_which_goes_on_with_another_number(scenes, 
     assert not any(Path(f'/proc/{number}').exists() for number in workers)
     sound = [file.parent.name for file in (scenes/'killed').glob('checkpoint-*/files.json')]
     last = max(int(name.partition('-')[2]) for name in sound) + 4
-    train_in(1, scenes, 'killed', max_steps=last, resume=True)
+    tool.train_in(1, scenes, 'killed', max_steps=last, resume=True)
     assert (scenes/f'killed/checkpoint-{last}/files.json').is_file()
 
 
-def test_a_resumed_job_ends_where_one_that_ran_through_does(scenes, alone):
+def test_a_resumed_job_ends_where_one_that_ran_through_does(scenes, alone, tool):
     "Begun with two processes, and ended with four."
-    train_in(2, scenes, 'halves')
-    shutil.rmtree(scenes/'halves/checkpoint-6')
-    assert same(train_in(4, scenes, 'halves', resume=True), alone)
+    assert same(tool.begun_in_two(scenes), alone)
 
 
-@pytest.mark.skipif(sys.platform != 'linux' or os.geteuid() != 0 or not shutil.which('ip'),
-                    reason='two network namespaces need Linux, root and ip')
-def test_two_hosts(scenes, alone):
+def test_two_hosts(scenes, alone, tool):
     "Two network namespaces, joined by a pair of virtual devices, are two hosts with one file system."
-    names = [f'qvision{os.getpid()}{side}' for side in 'ab']
-    def ip(*args): subprocess.run(['ip', *args], check=True, capture_output=True)
-    processes = []
-    try:
-        for name in names: ip('netns', 'add', name)
-        ip('link', 'add', 'qva', 'netns', names[0], 'type', 'veth', 'peer', 'name', 'qvb', 'netns', names[1])
-        for name, device, number in zip(names, ('qva', 'qvb'), (1, 2)):
-            ip('-n', name, 'addr', 'add', f'10.77.0.{number}/24', 'dev', device)
-            for each in ('lo', device): ip('-n', name, 'link', 'set', each, 'up')
-        job = job_in(scenes, 'hosts')
-        tiny_captioner().save_pretrained(job.model)
-        job.save(scenes/'hosts/job.json')
-        for rank, (name, device) in enumerate(zip(names, ('qva', 'qvb'))):
-            command = [sys.executable, *shlex.split(ENTRY), '--nnodes=2', f'--node-rank={rank}', '--nproc-per-node=1',
-                       '--master-addr=10.77.0.1', '--master-port=29511', '-m', 'qvision.training.phase',
-                       str(scenes/'hosts/job.json')]
-            processes.append(subprocess.Popen(
-                ['ip', 'netns', 'exec', name, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                env=os.environ | dict(OMP_NUM_THREADS='1', GLOO_SOCKET_IFNAME=device)))
-        for process in processes:
-            said, _ = process.communicate(timeout=180)
-            assert process.returncode == 0, said
-    finally:
-        for process in processes: process.kill()
-        for name in names: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
-    log = json.loads((scenes/'hosts/log.json').read_text())
-    assert same([(entry['step'], entry['loss']) for entry in log], alone)
+    if not tool.HAS_NAMESPACES: pytest.skip(tool.NO_NAMESPACES)
+    assert same(tool.on_two_hosts(scenes), alone)
 
 
-def sharded(root, name, processes, config='eight_gpus_fsdp', phase=PHASE, **options):
+def sharded(tool, root, name, processes, config='eight_gpus_fsdp', phase=None, **options):
     "Train with sharded weights, as accelerate reads it from one of its files; return the losses and the reports."
-    job = Job(f'{root}/start', f'{root}/data', 'train2017', asdict(phase), f'{root}/{name}', 'val2017', save_steps=2,
-              quiet=True, **options)
+    job = Job(f'{root}/start', f'{root}/data', 'train2017', asdict(phase or tool.PHASE), f'{root}/{name}', 'val2017',
+              save_steps=2, quiet=True, **options)
     here = Path(__file__).parent
     tiny_captioner().save_pretrained(job.model)
     job.save(root/name/'job.json')
@@ -169,17 +125,17 @@ def sharded(root, name, processes, config='eight_gpus_fsdp', phase=PHASE, **opti
 
 
 @pytest.fixture(scope='module')
-def whole(scenes):
+def whole(scenes, tool):
     "Return the losses, the reports and the weights of one process that looks at the validation split."
-    log = train_together(tiny_captioner(), job_in(scenes, 'whole', validation='val2017', text_cache=0), 1)
+    log = train_together(tiny_captioner(), tool.job_in(scenes, 'whole', validation='val2017', text_cache=0), 1)
     reports = json.loads((scenes/'whole/reports.json').read_text())
     weights = load_file(scenes/'whole/outcome.safetensors')
     return [(entry['step'], entry['loss']) for entry in log], reports['captions'], weights
 
 
-def test_sharded_weights_train_as_whole_ones(scenes, whole):
+def test_sharded_weights_train_as_whole_ones(scenes, whole, tool):
     "FSDP with gradient checkpointing, two processes: losses, validation losses, and the weights that are left."
-    losses, reports = sharded(scenes, 'sharded', 2)
+    losses, reports = sharded(tool, scenes, 'sharded', 2)
     assert same(losses, whole[0])
     assert len(reports) == len(whole[1]) == 3
     for entry, expected in zip(reports, whole[1]):
@@ -192,23 +148,23 @@ def test_sharded_weights_train_as_whole_ones(scenes, whole):
 
 
 @pytest.mark.slow
-def test_sharded_weights_resume_and_checkpoint_on_one_card(scenes, whole):
+def test_sharded_weights_resume_and_checkpoint_on_one_card(scenes, whole, tool):
     "Begun with two processes and ended with one, which shards nothing, from the file for gradient checkpointing."
-    sharded(scenes, 'resharded', 2)
+    sharded(tool, scenes, 'resharded', 2)
     shutil.rmtree(scenes/'resharded/checkpoint-6')
-    losses, _ = sharded(scenes, 'resharded', 1, 'one_gpu_checkpointing', resume=True)
+    losses, _ = sharded(tool, scenes, 'resharded', 1, 'one_gpu_checkpointing', resume=True)
     assert same(losses, whole[0])
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_in_bfloat16(scenes, whole):
-    losses, _ = sharded(scenes, 'half', 2, phase=replace(PHASE, precision='bf16'))
+def test_sharded_weights_train_in_bfloat16(scenes, whole, tool):
+    losses, _ = sharded(tool, scenes, 'half', 2, phase=replace(tool.PHASE, precision='bf16'))
     for (_, loss), (_, expected) in zip(losses, whole[0], strict=True): assert 0 < abs(loss - expected) < .05
 
 
-def test_a_moving_average_needs_whole_weights(scenes):
+def test_a_moving_average_needs_whole_weights(scenes, tool):
     with pytest.raises(AssertionError, match='weight_average 0'):
-        sharded(scenes, 'averaged', 2, phase=replace(PHASE, weight_average=.9))
+        sharded(tool, scenes, 'averaged', 2, phase=replace(tool.PHASE, weight_average=.9))
 
 
 FILES = [('one_gpu', 1, 1), ('eight_gpus', 8, 1), ('two_hosts', 16, 2)]

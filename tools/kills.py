@@ -286,6 +286,12 @@ def last_line(said:str)->str:
     return lines[-1][:300] if lines else ''
 
 
+def own_frames(stack:list[str])->list[str]:
+    "Return the calls from the notebook's cell on, without those of Jupyter that lead to it."
+    cells = [i for i, frame in enumerate(stack) if frame.endswith(':<module>')]
+    return stack[cells[-1]:] if cells else stack
+
+
 def end_once(bench:Bench, folder:Path, command:list, job:str, moment:Moment, name:str, hook:Path)->dict:
     "Run a command that is ended at a moment; return what happened."
     hook.mkdir(parents=True)
@@ -300,7 +306,7 @@ def end_once(bench:Bench, folder:Path, command:list, job:str, moment:Moment, nam
     state = JOBS[job].state(folder)
     return dict(moment=moment.kind, where=str(moment), victim=moment.victim, signal=f'SIG{name}',
                 reached=bool(hit), ended=gone, exit=status, state=state, said_so=JOBS[job].says_so(state, moment.ended),
-                last_line=last_line(said), traceback='Traceback' in said, stack=hit['stack'] if hit else [],
+                last_line=last_line(said), traceback='Traceback' in said, stack=own_frames(hit['stack']) if hit else [],
                 seconds=round(time.monotonic() - began, 1))
 
 

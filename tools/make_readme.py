@@ -1,5 +1,5 @@
 """Write README.md from nbs/index.ipynb and RESULTS.md from nbs/results.ipynb, their tables made anew from the archived
-runs in git. `--check` only compares."""
+runs in git, and experiments/README.md, the list of these. `--check` only compares."""
 import json
 import os
 import subprocess
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+
+from qvision.runs.archive import describe_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +44,7 @@ def render(notebook:Path)->str:
 
 
 PAGES = {'README.md': 'nbs/index.ipynb', 'RESULTS.md': 'nbs/results.ipynb'} # file -> its notebook
+RUNS = 'experiments/README.md'
 
 
 def pages()->dict: # file -> text
@@ -49,7 +52,7 @@ def pages()->dict: # file -> text
     with tempfile.TemporaryDirectory() as archive:
         for run in runs_in_git(): (Path(archive)/run).symlink_to(ROOT/'experiments'/run)
         os.environ['QVISION_EXPERIMENTS'] = archive
-        return {name: render(ROOT/notebook) for name, notebook in PAGES.items()}
+        return {name: render(ROOT/notebook) for name, notebook in PAGES.items()} | {RUNS: describe_runs(archive)}
 
 
 if __name__ == '__main__':
@@ -59,5 +62,5 @@ if __name__ == '__main__':
             path.write_text(text, encoding='utf8')
             print(f'{name} written')
         elif not path.is_file() or path.read_text(encoding='utf8') != text:
-            sys.exit(f'{name} is not what {PAGES[name]} and the archived runs give: git add experiments, then '
-                     'make readme')
+            sources = ' and '.join([*([PAGES[name]] if name in PAGES else []), 'the archived runs'])
+            sys.exit(f'{name} is not what {sources} give: git add experiments, then make readme')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAFTED', 'PUBLISHED', 'TEXTS', 'visual_keys', 'caption_once', 'draft_once', 'shared_ids', 'shared_drafter',
-           'captions_of', 'joined', 'precision_quality', 'qvision_tasks', 'peer_tasks', 'caption_seconds',
+           'captions_of', 'joined', 'precision_quality', 'qvision_tasks', 'peer_task', 'caption_seconds', 'time_beside',
            'fastest_variants', 'speed_ratios', 'speed_rows', 'same_with_drafts', 'draft_costs', 'BenchmarkParameters']
 
 # %% ../../nbs/benchmark/04_captioning.ipynb #3d3b5874
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .peers import blank, full_size, peers, published_decode, unloaded, variant, variants
+from .peers import System, blank, full_size, published_decode, quantize_layers, unloaded
 from .timing import DTYPES, interleaved, summary
 from ..evaluation.metrics import score_rounds
 from ..evaluation.statistics import paired_difference
 from ..inference.greedy import greedy_decode
+from ..inference.precision import variant, variants
 from ..inference.speculative import ROWS, NgramDrafter, speculative_decode
 from ..model.captioner import Captioner
 
@@ -152,21 +153,17 @@ def qvision_tasks(full:Captioner,       # at full size, in float32
     size = full.num_parameters()
     return tasks, {'qvision': size, DRAFTED: size, PUBLISHED: published['float32'].num_parameters()}
 
-def peer_tasks(large:bool=True,  # BLIP-2 takes part, which wants 7.5 GB
-               quick:bool=False, # toy sizes
-               tokens:int=20,    # per caption
-              )->tuple:          # as of `qvision_tasks`
-    "Make the tasks of the peers, but for LLaVA, in every type that they run in."
-    tasks = {}
-    parameters = {}
-    for system in peers(quick):
-        if not large and 'BLIP-2' in system.name: continue
-        for name in system.dtypes:
-            model = unloaded(system.build, DTYPES[name])
-            pixels = torch.zeros(1, 3, system.image_size, system.image_size, dtype=DTYPES[name])
-            tasks[system.name, name] = partial(system.run, model, pixels, tokens)
-            parameters[system.name] = model.num_parameters()
-    return tasks, parameters
+def peer_task(system:System, # a peer
+              name:str,      # of one of its types
+              tokens:int=20, # per caption
+             )->tuple:       # task, parameters
+    "Build a peer in one of the types that it runs in."
+    dtype = DTYPES.get(name, torch.float32)
+    model = unloaded(system.build, dtype)
+    size = model.num_parameters()
+    if name == 'int8': quantize_layers(model)
+    pixels = torch.zeros(1, 3, system.image_size, system.image_size, dtype=dtype)
+    return partial(system.run, model, pixels, tokens), size
 
 # %% ../../nbs/benchmark/04_captioning.ipynb #a310b210
 def caption_seconds(times:dict # (system, variant) -> seconds, a list
@@ -177,6 +174,19 @@ def caption_seconds(times:dict # (system, variant) -> seconds, a list
         each = [seconds/TEXTS for seconds in taken] if system == DRAFTED else taken
         found[system, name] = summary(each)
     return found
+
+def time_beside(own:dict,       # (system, variant) -> task, of `qvision_tasks`
+                system:System,  # a peer
+                tokens:int=20,  # per caption
+                turns:int=5,    # of each task
+                progress=None,  # as of `interleaved`
+               )->tuple:        # seconds of the peer and of ours ((system, variant) -> summary); the peer's parameters
+    "Time a peer in every type that it runs in, in turns with ours; all peers at once are more than a machine holds."
+    made = {(system.name, name): peer_task(system, name, tokens) for name in system.dtypes}
+    theirs = {key: task for key, (task, _) in made.items()}
+    found = caption_seconds(interleaved(theirs | own, turns, progress=progress))
+    sizes = [size for _, size in made.values()]
+    return {key: found[key] for key in theirs}, {key: found[key] for key in own}, sizes[0]
 
 def fastest_variants(seconds:dict, # of `caption_seconds`
                      able,         # variants that qvision may take
@@ -189,13 +199,18 @@ def fastest_variants(seconds:dict, # of `caption_seconds`
         found[system] = min(best, found.get(system, best))
     return found
 
-def speed_ratios(fastest:dict # of `fastest_variants`
-                )->dict:      # system -> seconds, precision, times_qvision, times_drafted
-    "Compare each system's fastest with qvision's, without and with drafts."
-    own, _ = fastest['qvision']
+def speed_ratios(fastest:dict,     # of `fastest_variants`
+                 beside:dict=None, # peer -> variant -> summary of ours in its turns (default: all took turns together)
+                )->dict:           # system -> seconds, precision, times_qvision, times_drafted
+    "Compare each system's fastest with qvision's in the same turns, without and with drafts."
+    own, best = fastest['qvision']
     drafted, _ = fastest[DRAFTED]
-    return {system: dict(seconds=seconds, precision=name, times_qvision=seconds/own, times_drafted=seconds/drafted)
-            for system, (seconds, name) in fastest.items()}
+    found = {}
+    for system, (seconds, name) in fastest.items():
+        ours = beside[system][best]['median'] if system in (beside or {}) else own
+        found[system] = dict(seconds=seconds, precision=name, times_qvision=seconds/ours,
+                             times_drafted=seconds/drafted*(own/ours))
+    return found
 
 def speed_rows(ratios:dict,     # of `speed_ratios`
                seconds:dict,    # of `caption_seconds`

@@ -15,7 +15,7 @@ import typer
 
 from .app import AsJson, Checkpoint, Quiet, TrainingRun, app, errors, quiet_default
 from .files import CaptionTable, JsonList, Lines, Sidecars, named_files
-from .models import chosen_model, load, print_captioner, print_outside
+from .models import chosen_model, load, print_captioner, print_note, print_outside
 
 # %% ../../nbs/commands/07_caption.ipynb #4304d21d
 def _check_output(out, as_json, beside, overwrite, scores):
@@ -81,8 +81,10 @@ def caption(
     prompt:Annotated[str, typer.Option(help='How captions begin, such as "a photo of".')]='',
     scores:Annotated[bool, typer.Option(
         '--scores', help='Add the mean log-probability per token (nats), and per word in JSON and .jsonl.')]=False,
-    precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32',
-    compiled:Annotated[bool, typer.Option('--compiled', help='Use C++ kernels for int8, built on first use.')]=False,
+    precision:Annotated[str, typer.Option(
+        help='float32, bfloat16, int8, int4 (C++ kernels), or auto: the fastest here that loses at most a CIDEr point.'
+    )]='auto',
+    compiled:Annotated[bool, typer.Option('--compiled', help='Use our C++ kernels, built on first use.')]=False,
     device:Annotated[Optional[str], typer.Option(
         help='cpu, cuda or cuda:N (default: the GPU, where torch sees one that the precision can use).')]=None,
     batch_size:Annotated[int, typer.Option(min=1, help='Images per batch.')]=32,
@@ -102,7 +104,7 @@ def caption(
     todo = [file for file in files if not output.has(file)]
     skipped = []
     if todo:
-        captioner = load(chosen, precision, compiled, device)
+        captioner = load(chosen, precision, compiled, device, tell=None if quiet else print_note)
         if quiet: logging.getLogger('qvision').setLevel(logging.ERROR) # such as of a picture that is cut off
         else: print_captioner(chosen, captioner)
         progress = not quiet_default(quiet) and not (output.comes_in_lines and sys.stdout.isatty())
@@ -111,6 +113,6 @@ def caption(
     # 3. what to tell
     told = output.close()
     there = f'; {len(files) - len(todo):,} of {len(files):,} files had theirs' if len(todo) < len(files) else ''
-    if told and not quiet: errors.print(f'{told}{there}', style='dim', highlight=False, markup=False, soft_wrap=True)
+    if told and not quiet: print_note(f'{told}{there}')
     if not files: errors.print('no images found')
     if skipped or not files: raise typer.Exit(1)

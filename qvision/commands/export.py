@@ -6,6 +6,7 @@
 __all__ = ['FORMATS', 'export']
 
 # %% ../../nbs/commands/10_export.ipynb #1934e143
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,15 @@ from .models import load
 # %% ../../nbs/commands/10_export.ipynb #18b6d418
 FORMATS = dict(torch='.pt2', onnx='.onnx') # format -> suffix of its files
 
-def _exporter(format:str):
+def _exporter(format:str, **options): # options: of `export_onnx`, all of which may be False
     "Return the function that exports to a format; raise an error where the format or its packages are missing."
     if format not in FORMATS: raise ValueError(f'there is no format {format!r}: {", ".join(FORMATS)}')
     if format == 'onnx':
         from qvision.model.onnx import EXPORTING, export_onnx, require_packages
         require_packages(EXPORTING)
-        return export_onnx
+        return partial(export_onnx, **options)
+    for name, given in options.items():
+        if given: raise ValueError(f'--{name} is for --format onnx, not for {format}')
     from qvision.model.export import export_captioner
     return export_captioner
 
@@ -34,9 +37,13 @@ def export(
     format:Annotated[str, typer.Option(
         '--format', help="torch (programs of torch.export) or onnx (graphs; needs pip install 'qvision[onnx]').")
     ]='torch',
+    attentions:Annotated[bool, typer.Option(
+        '--attentions', help='Output what the maps of words are composed of, too (onnx).')]=False,
+    half:Annotated[bool, typer.Option(
+        '--half', help='Store weights in float16: half the size, a little less exact (onnx).')]=False,
 ):
     "Export a captioner for other engines. Example: qvision export package:captioner out --format onnx"
-    write = _exporter(format) # an error now, not after loading
+    write = _exporter(format, attentions=attentions, half=half) # an error now, not after loading
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f'{out} is no folder')
     written = write(load(model, device='cpu'), out)
     for file in sorted(out.iterdir()):

@@ -107,6 +107,7 @@ def _parsed(path:Path, rows:list[bytes])->list: # of dicts; of lists for CSV
         try: row = json.loads(text)
         except ValueError as e: raise ValueError(f'{path}, line {n} is not JSON: {e}') from None
         if not isinstance(row, dict): raise ValueError(f'{path}, line {n} is no object')
+        if not isinstance(row.get('file'), str): raise ValueError(f'{path}, line {n} names no file')
         found.append(row)
     return found
 

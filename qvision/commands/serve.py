@@ -42,7 +42,7 @@ def serve(
     decoding:Annotated[Optional[str], typer.Option(
         help="greedy, beam or published (default: the captioner's own).")]=None,
     precision:Annotated[str, typer.Option(help='float32, bfloat16, int8 or int4 (C++ kernels).')]='float32',
-    compiled:Annotated[bool, typer.Option('--compiled', help='Use C++ kernels for int8, built on first use.')]=False,
+    compiled:Annotated[bool, typer.Option('--compiled', help='Use our C++ kernels, built on first use.')]=False,
     device:Annotated[Optional[str], typer.Option(
         help='cpu, cuda or cuda:N (default: the GPU, where torch sees one that the precision can use).')]=None,
     max_batch:Annotated[int, typer.Option(min=1, help='Pictures that are captioned together.')]=16,

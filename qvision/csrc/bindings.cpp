@@ -56,8 +56,8 @@ std::shared_ptr<Linear> make_linear(const at::Tensor& codes, const at::Tensor& s
   check_aligned(scales, "scales", 32);
   const int64_t bits = codes.size(2);
   const int64_t groups = scales.size(1);
-  TORCH_CHECK((bits == 8 || bits == 4) && codes.size(3) == 64,
-              "codes (panels, inputs/32, bits, 64) of 4 or 8 bits, not ", codes.sizes());
+  TORCH_CHECK((bits == 32 || bits == 16 || bits == 8 || bits == 4) && codes.size(3) == 64,
+              "codes (panels, inputs/32, bits, 64) of 4, 8, 16 or 32 bits, not ", codes.sizes());
   TORCH_CHECK(scales.size(0) == codes.size(0) && scales.size(2) == 16 && groups > 0 && codes.size(1) % groups == 0,
               "scales ", scales.sizes(), " are not (panels, groups, 16) of codes ", codes.sizes());
   TORCH_CHECK((bias.numel() + 15) / 16 == codes.size(0), "bias of ", bias.numel(), " outputs for ", codes.size(0),
@@ -84,11 +84,12 @@ Norm make_norm(const at::Tensor& weight, const at::Tensor& bias, double epsilon,
   return {weight, bias, static_cast<float>(epsilon)};
 }
 
-// Layers that share their rounded inputs.
+// Layers that share their inputs.
 void check_same_inputs(const Linear& layer, const Linear& other) {
   TORCH_CHECK(layer.in_features == other.in_features && layer.num_groups == other.num_groups, "layers of ",
               layer.in_features, " inputs in ", layer.num_groups, " groups and of ", other.in_features, " in ",
               other.num_groups, " cannot share them");
+  TORCH_CHECK(layer.has_floats == other.has_floats, "layers of floats and of integers cannot share their inputs");
 }
 
 // Norms: weight and bias before attention, weight and bias before the feed-forward. Linears: query, key, value, output,

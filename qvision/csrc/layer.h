@@ -25,8 +25,8 @@ enum class Activation { kGelu, kTanhGelu, kQuickGelu };  // in the order of ACTI
 // What a layer works in, for `num_rows` rows: allocated once for all threads of a team.
 struct Workspace {
   bool own_keys;                    // keys and values are those of the rows themselves
-  QuantizedRows narrow;             // rounded inputs of all linear layers but the last
-  QuantizedRows wide;               // rounded inputs of the last, as wide as the feed-forward
+  InputRows narrow;                 // inputs of all linear layers but the last
+  InputRows wide;                   // inputs of the last, as wide as the feed-forward
   std::unique_ptr<float[]> hidden;  // (num_rows, width): normalised rows, then what attention gives
   std::unique_ptr<float[]> queries;
   std::unique_ptr<float[]> keys;

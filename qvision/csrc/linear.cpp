@@ -22,17 +22,23 @@ Linear::Linear(at::Tensor codes_, at::Tensor scales_, at::Tensor bias_)
       in_features(32 * codes.size(1)),
       num_panels(scales.size(0)),
       num_groups(scales.size(1)),
-      bits(codes.size(2)) {}
+      bits(codes.size(2)),
+      has_floats(bits >= 16) {}
 
-QuantizedRows::QuantizedRows(int64_t num_rows, const Linear& layer)
+InputRows::InputRows(int64_t num_rows, const Linear& layer)
     : num_rows(num_rows),
       width(layer.in_features),
       num_groups(layer.num_groups),
-      values((num_rows + 31) / 32 * 32 * width),
-      steps(num_rows),
+      floats(layer.has_floats ? num_rows * width : 0),
+      values(layer.has_floats ? 0 : (num_rows + 31) / 32 * 32 * width),
+      steps(num_rows, 1),
       group_sums(num_rows * num_groups) {}
 
-void QuantizedRows::set_row(int64_t row, const float* activations, int64_t length) {
+void InputRows::set_row(int64_t row, const float* activations, int64_t length) {
+  if (!floats.empty()) {
+    std::copy_n(activations, length, &floats[row * width]);
+    return;
+  }
   float largest = 0;
   for (int64_t i = 0; i < length; i++) {
     largest = std::max(largest, std::fabs(activations[i]));
@@ -56,7 +62,7 @@ void QuantizedRows::set_row(int64_t row, const float* activations, int64_t lengt
 namespace {
 
 // What a row gives for the sixteen outputs of a panel, of which the last panel of a layer may have fewer.
-inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Float32x16 sum,
+inline void write_outputs(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Float32x16 sum,
                           Output output) {
   const int64_t first = kLanes * panel;
   const int64_t count = std::min(kLanes, layer.out_features - first);
@@ -68,13 +74,11 @@ inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRow
     store(target, output.add ? load(target) + output.factor * value : value);
     return;
   }
-  Float32x16 padded_bias = {};
+  float values[kLanes] = {};
+  std::copy_n(bias, count, values);
+  store(values, multiply_add(sum, step, load(values)));
   for (int64_t n = 0; n < count; n++) {
-    padded_bias[n] = bias[n];
-  }
-  const Float32x16 value = multiply_add(sum, step, padded_bias);
-  for (int64_t n = 0; n < count; n++) {
-    target[n] = output.add ? target[n] + output.factor * value[n] : value[n];
+    target[n] = output.add ? target[n] + output.factor * values[n] : values[n];
   }
 }
 
@@ -82,15 +86,14 @@ inline void write_outputs(const Linear& layer, int64_t panel, const QuantizedRow
 // registers. Hence the unrolled loops, and that the three parts of a block become one function.
 #define INLINE inline __attribute__((always_inline))
 
-// Codes are unsigned: a sum of products begins with the sum of the row times the code for zero, subtracted.
+// A sum of products begins with the sum of the row times the code for zero, subtracted.
 template <int kBits, int kRows, int kPanels>
-INLINE void begin_sums(const QuantizedRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
-  constexpr int32_t kZero = 1 << (kBits - 1);
+INLINE void begin_sums(const InputRows& rows, int64_t row, int64_t group, Int32x16 (&sum)[kRows][kPanels]) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; p++) {
-      sum[r][p] = Int32x16{} - kZero * rows.group_sums[(row + r) * rows.num_groups + group];
+      sum[r][p] = Int32x16{} - kZeroCode<kBits> * rows.group_sums[(row + r) * rows.num_groups + group];
     }
   }
 }
@@ -106,19 +109,19 @@ INLINE void add_products(const uint8_t* codes, int64_t panel_size, int64_t ahead
   for (int p = 0; p < kPanels; p++) {
     const uint8_t* from = codes + p * panel_size;
     __builtin_prefetch(from + ahead);
-    low[p] = *reinterpret_cast<const UInt8x64*>(from);
+    low[p] = as_factors<kBits>(*reinterpret_cast<const UInt8x64*>(from));
     if (kBits == 4) {
-      high[p] = (UInt8x64)((UInt32x16)low[p] >> 4) & 15;
-      low[p] &= 15;
+      high[p] = upper_nibbles(low[p]);
+      low[p] = low[p] & 15;
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; p++) {
-      sum[r][p] = add_dot_products(sum[r][p], low[p], values + r * width);
+      sum[r][p] = add_dot_products<kBits>(sum[r][p], low[p], values + r * width);
       if (kBits == 4) {
-        sum[r][p] = add_dot_products(sum[r][p], high[p], values + r * width + 4);
+        sum[r][p] = add_dot_products<kBits>(sum[r][p], high[p], values + r * width + 4);
       }
     }
   }
@@ -141,9 +144,56 @@ INLINE void add_scaled(const Int32x16 (&sum)[kRows][kPanels], const uint16_t* sc
   }
 }
 
+// How far ahead of an offset in a panel memory is fetched, in bytes. After the end of its panels a thread goes on with
+// the next ones.
+inline int64_t fetched_ahead(int64_t offset, int64_t panel_size, int64_t num_panels) {
+  constexpr int64_t kAhead = 2048;
+  return offset + kAhead < panel_size ? kAhead : kAhead + (num_panels - 1) * panel_size;
+}
+
+// One input of sixteen outputs, in float32 or bfloat16.
+template <int kBits>
+INLINE Float32x16 load_weights(const uint8_t* from) {
+  if (kBits == 32) {
+    return load(reinterpret_cast<const float*>(from));
+  }
+  return load_bfloat16(reinterpret_cast<const uint16_t*>(from));
+}
+
+// result += products of a block in a layer of floats.
 template <int kBits, int kRows, int kPanels>
-inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row, Output output) {
-  constexpr int64_t kAhead = 2048;  // bytes
+INLINE void add_floats(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+                       Float32x16 (&result)[kRows][kPanels]) {
+  constexpr int64_t kBytes = 2 * kBits;  // of one input
+  const int64_t panel_size = kBytes * layer.in_features;
+  const uint8_t* weights = layer.code_data + panel * panel_size;
+  const float* inputs = &rows.floats[row * layer.in_features];
+
+  for (int64_t input = 0; input < layer.in_features; input++) {
+    const int64_t offset = kBytes * input;
+    const int64_t ahead = fetched_ahead(offset, panel_size, kPanels);
+    Float32x16 weight[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; p++) {
+      const uint8_t* from = weights + p * panel_size + offset;
+      __builtin_prefetch(from + ahead);
+      weight[p] = load_weights<kBits>(from);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) {
+      const Float32x16 value = Float32x16{} + inputs[r * layer.in_features + input];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; p++) {
+        result[r][p] = multiply_add(value, weight[p], result[r][p]);
+      }
+    }
+  }
+}
+
+// result += products of a block in a layer of integers, group by group.
+template <int kBits, int kRows, int kPanels>
+INLINE void add_integers(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+                         Float32x16 (&result)[kRows][kPanels]) {
   constexpr int64_t kInputs = 32 / kBits;
   const int64_t panel_size = 2 * kBits * layer.in_features;
   const int64_t group_size = layer.in_features / layer.num_groups;
@@ -151,17 +201,25 @@ inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRo
   const uint16_t* scales = layer.scale_data + panel * kLanes * layer.num_groups;
   const int8_t* values = &rows.values[row * layer.in_features];
 
-  Float32x16 result[kRows][kPanels] = {};
   for (int64_t group = 0; group < layer.num_groups; group++) {
     Int32x16 sum[kRows][kPanels];
     begin_sums<kBits>(rows, row, group, sum);
     for (int64_t input = group * group_size; input < (group + 1) * group_size; input += kInputs) {
       const int64_t offset = 2 * kBits * input;
-      // After the end of its panels a thread goes on with the next kPanels ones.
-      const int64_t ahead = offset + kAhead < panel_size ? kAhead : kAhead + (kPanels - 1) * panel_size;
+      const int64_t ahead = fetched_ahead(offset, panel_size, kPanels);
       add_products<kBits>(codes + offset, panel_size, ahead, values + input, layer.in_features, sum);
     }
     add_scaled(sum, scales + kLanes * group, layer.num_groups, result);
+  }
+}
+
+template <int kBits, int kRows, int kPanels>
+inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+  Float32x16 result[kRows][kPanels] = {};
+  if constexpr (kBits >= 16) {
+    add_floats<kBits>(layer, panel, rows, row, result);
+  } else {
+    add_integers<kBits>(layer, panel, rows, row, result);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
@@ -174,9 +232,9 @@ inline void multiply_block(const Linear& layer, int64_t panel, const QuantizedRo
 
 // All rows, in blocks of as many as the registers hold.
 template <int kBits, int kPanels>
-inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRows& rows, Output output) {
+inline void multiply_rows(const Linear& layer, int64_t panel, const InputRows& rows, Output output) {
   int64_t row = 0;
-  if (kPanels <= 2) {
+  if (kPanels <= 2 && kManyRegisters) {
     for (; row + 8 <= rows.num_rows; row += 8) {
       multiply_block<kBits, 8, kPanels>(layer, panel, rows, row, output);
     }
@@ -198,7 +256,7 @@ inline void multiply_rows(const Linear& layer, int64_t panel, const QuantizedRow
 }
 
 template <int kBits, int kPanels>
-void multiply_panels(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_panels(const Linear& layer, const InputRows& rows, Output output) {
 #pragma omp for schedule(static) nowait
   for (int64_t i = 0; i < (layer.num_panels + kPanels - 1) / kPanels; i++) {
     const int64_t first = kPanels * i;
@@ -224,9 +282,11 @@ bool reads_one_stream() {
 }
 
 template <int kBits>
-void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_by_vectors(const Linear& layer, const InputRows& rows, Output output) {
   const bool one_stream = reads_one_stream();
-  if (rows.num_rows >= 8 || (rows.num_rows >= 4 && !one_stream)) {
+  if (!kManyRegisters) {
+    multiply_panels<kBits, 1>(layer, rows, output);
+  } else if (rows.num_rows >= 8 || (rows.num_rows >= 4 && !one_stream)) {
     multiply_panels<kBits, 2>(layer, rows, output);
   } else if (one_stream) {
     multiply_panels<kBits, 1>(layer, rows, output);
@@ -239,7 +299,7 @@ void multiply_by_vectors(const Linear& layer, const QuantizedRows& rows, Output 
 // Sixteen or, with kMoreRows, 32 rows times two panels of 8-bit weights. A layer with an odd number of panels has its
 // last one multiplied twice, and written once.
 template <bool kMoreRows>
-inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const QuantizedRows& rows, int64_t row,
+inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
                                     bool prefetch, Output output) {
   const int64_t panel_size = amx::kTileRows * layer.in_features;
   const int64_t num_panels = panel + 1 < layer.num_panels ? 2 : 1;
@@ -258,7 +318,7 @@ inline void multiply_block_by_tiles(const Linear& layer, int64_t panel, const Qu
   }
 }
 
-void multiply_by_tiles(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply_by_tiles(const Linear& layer, const InputRows& rows, Output output) {
   amx::configure_tiles(rows.num_rows);
 #pragma omp for schedule(static) nowait
   for (int64_t panel = 0; panel < layer.num_panels; panel += 2) {
@@ -277,7 +337,7 @@ void multiply_by_tiles(const Linear& layer, const QuantizedRows& rows, Output ou
 
 }  // namespace
 
-void multiply(const Linear& layer, const QuantizedRows& rows, Output output) {
+void multiply(const Linear& layer, const InputRows& rows, Output output) {
 #ifdef __AMX_INT8__
   const bool fits_tiles = layer.bits == 8 && layer.in_features % amx::kTileBytes == 0;
   if (fits_tiles && rows.num_rows >= 8 && amx::request_tiles()) {
@@ -285,10 +345,18 @@ void multiply(const Linear& layer, const QuantizedRows& rows, Output output) {
     return;
   }
 #endif
-  if (layer.bits == 8) {
-    multiply_by_vectors<8>(layer, rows, output);
-  } else {
-    multiply_by_vectors<4>(layer, rows, output);
+  switch (layer.bits) {
+    case 32:
+      multiply_by_vectors<32>(layer, rows, output);
+      break;
+    case 16:
+      multiply_by_vectors<16>(layer, rows, output);
+      break;
+    case 8:
+      multiply_by_vectors<8>(layer, rows, output);
+      break;
+    default:
+      multiply_by_vectors<4>(layer, rows, output);
   }
 }
 
@@ -296,16 +364,16 @@ at::Tensor linear(const Linear& layer, const at::Tensor& rows) {
   const int64_t num_rows = rows.size(0);
   const int64_t length = rows.size(1);
   const float* activations = rows.data_ptr<float>();
-  QuantizedRows quantized(num_rows, layer);
+  InputRows inputs(num_rows, layer);
   at::Tensor result = at::empty({num_rows, layer.out_features}, at::kFloat);
   float* result_data = result.data_ptr<float>();
 #pragma omp parallel
   {
 #pragma omp for
     for (int64_t row = 0; row < num_rows; row++) {
-      quantized.set_row(row, activations + row * length, length);
+      inputs.set_row(row, activations + row * length, length);
     }
-    multiply(layer, quantized, {result_data, false});
+    multiply(layer, inputs, {result_data, false});
   }
   return result;
 }

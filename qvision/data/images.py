@@ -225,6 +225,7 @@ def change_caption(caption:str,
     def other(match):
         word = _SIDES.get(match[0].lower())
         if word is None: return match[0] # rıght, without a dot: Python takes it for the same but for its case
+        if match[0].isupper(): return word.upper()
         return word.capitalize() if match[0][0].isupper() else word
     return re.sub(r'\b(?:left|right)\b', other, caption, flags=re.IGNORECASE)
 

@@ -70,6 +70,7 @@ class CaptionerConfig(PreTrainedConfig):
                  decoder_name='',
                  trained_on='',                 # what kind of pictures: 'drawings', 'photographs: Flickr8k'
                  backbones=None,                # checksums of the backbones that complete a checkpoint without them
+                 precision_cider=None,          # variant -> CIDEr minus that of float32, as it was measured
                  **kwargs):
         self.vision_config = _as_config(vision_config, CLIPVisionConfig)
         self.text_config = _as_config(text_config, GPTNeoConfig)
@@ -88,6 +89,7 @@ class CaptionerConfig(PreTrainedConfig):
         self.decoder_name = decoder_name
         self.trained_on = trained_on
         self.backbones = backbones
+        self.precision_cider = precision_cider
         kwargs.pop('tie_word_embeddings', None) # the language model's
         super().__init__(tie_word_embeddings=getattr(self.text_config, 'tie_word_embeddings', True), **kwargs)
 

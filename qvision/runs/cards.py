@@ -25,6 +25,10 @@ SOURCES = { # backbone, or the last folder of a data set's path -> name, and wha
                  'research and education. No picture and no caption of it is part of this checkpoint.'),
     'coco-slice': ('COCO 2017, a slice', '80 + 79 photographs of COCO 2017 (Lin et al. 2014), whose captions and '
                    'instances are under CC BY 4.0, each photograph under its own licence at Flickr.'),
+    'photographs': ('Flickr8k, with 80 photographs of COCO in training', "Flickr8k's photographs and captions in its "
+                    'official splits, given out for non-commercial research and education; and, for training, 80 of '
+                    'COCO 2017, whose captions are under CC BY 4.0, each photograph under its '
+                    'own licence at Flickr. No picture and no caption of either is part of this checkpoint.'),
     'package:clip': ('vision tower', 'a small CLIP, pretrained on drawings by qvision.'),
     'package:gpt_neo': ('decoder', 'a small GPT-Neo, pretrained on captions of drawings by qvision.'),
     'package:efficientnet-lite2': ('vision tower', 'EfficientNet-Lite2, pretrained on ImageNet by its authors '
@@ -69,7 +73,7 @@ def _results(runs)->list[EvalResult]:
         for metric, value in scores.items():
             if not isinstance(value, (int, float)): continue
             path = str(data.get('path', 'unknown'))
-            found.append(EvalResult(task_type='image-to-text', dataset_type=Path(path).name,
+            found.append(EvalResult(task_type='image-text-to-text', dataset_type=Path(path).name,
                                     dataset_name=data_name(path), dataset_split=data.get('split'),
                                     metric_type=metric.lower(), metric_name=metric, metric_value=value))
     return found
@@ -78,7 +82,7 @@ def card_data(model:Captioner, name:str, runs=())->ModelCardData:
     "Collect the header's data: task, tags, backbones that are hub ids, and scores."
     bases = _hub_ids((model.config.encoder_name, model.config.decoder_name))
     results = _results(runs)
-    return ModelCardData(library_name='transformers', pipeline_tag='image-to-text',
+    return ModelCardData(library_name='transformers', pipeline_tag='image-text-to-text',
                          tags=['image-captioning', 'qvision'], base_model=bases or None,
                          model_name=name if results else None, eval_results=results or None)
 
@@ -142,7 +146,7 @@ def _limits_of(run)->list[str]:
     out = []
     if data := info.get('data'):
         did = 'trained' if 'parameters' in metrics else 'measured'
-        out.append(f'{name} {did} on {data.get("path")} ({data.get("split")}) only: '
+        out.append(f'{name} {did} on {data_name(str(data.get("path")))} ({data.get("split")}) only: '
                    'other kinds of images were not part of it.')
     if run.status != 'done': out.append(f'{name} is not finished: {run.status}.')
     if (info.get('git') or {}).get('dirty'): out.append(f'{name} ran on code with uncommitted changes.')
@@ -150,10 +154,11 @@ def _limits_of(run)->list[str]:
     out += [f'{name} did not measure {k}: {why}.' for k, why in (metrics.get('missing') or {}).items()]
     if people := metrics.get('cider_above_people'):
         low, high = people['interval']
-        out.append(f'CIDEr minus that of people on the same images: {people["difference"]:.3g} '
+        out.append(f'{name}: CIDEr minus that of people on the same images: {people["difference"]:.3g} '
                    f'(95 % interval {low:.3g} to {high:.3g}).')
     if 'cider_times_blind' in metrics:
-        out.append(f'CIDEr is {metrics["cider_times_blind"]:.3g} times that of the same captions on the wrong images.')
+        times = metrics['cider_times_blind']
+        out.append(f'{name}: CIDEr is {times:.3g} times that of the same captions on the wrong images.')
     return out
 
 def limits(model:Captioner, runs:list)->list[str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from .rules import (judge_alignment, judge_blip2, judge_clustering, judge_clutter, judge_coco,
                                 judge_discriminative, judge_distinguishes, judge_footprint, judge_freezing,
                                 judge_frozen, judge_hallucination, judge_latency, judge_llava, judge_orchestrator,
-                                judge_phases, judge_plugged, judge_pointing, judge_progressive, judge_published_table,
-                                judge_queries, judge_sees, judge_small_latency, judge_training)
+                                judge_phases, judge_photo_hallucination, judge_plugged, judge_pointing,
+                                judge_progressive, judge_published_table, judge_queries, judge_sees,
+                                judge_small_latency, judge_training)
 from .verdicts import Claim, evaluation, finished, newest
 
 # %% ../../nbs/runs/09_claims.ipynb #84612782
@@ -125,7 +126,9 @@ _RESULTS = [
     Claim('Results', 'The Q-Former reduces hallucinations compared to simpler bridges',
           test='CHAIR of four bridges, equal steps, several seeds: fewer for every seed and split',
           runs=_newest('bridges'),
-          judge=judge_hallucination)]
+          judge=judge_hallucination,
+          photographs=_named(qformer='photo-mixed-phase3-coco-val2017', mlp='photo-mlp-mixed-phase3-coco-val2017'),
+          judge_photographs=judge_photo_hallucination)]
 
 # %% ../../nbs/runs/09_claims.ipynb #805b667d
 _SIMILARITY = [

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KIN', 'judge_frozen', 'judge_sees', 'judge_footprint', 'judge_latency', 'judge_small_latency', 'judge_coco',
            'judge_pointing', 'judge_queries', 'judge_blip2', 'judge_llava', 'judge_published_table', 'judge_freezing',
-           'judge_phases', 'judge_alignment', 'judge_plugged', 'judge_training', 'judge_hallucination', 'kinship',
-           'judge_orchestrator', 'judge_discriminative', 'judge_distinguishes', 'judge_clutter', 'judge_clustering',
-           'judge_progressive']
+           'judge_phases', 'judge_alignment', 'judge_plugged', 'judge_training', 'judge_hallucination',
+           'judge_photo_hallucination', 'kinship', 'judge_orchestrator', 'judge_discriminative', 'judge_distinguishes',
+           'judge_clutter', 'judge_clustering', 'judge_progressive']
 
 # %% ../../nbs/runs/08_rules.ipynb #c6ddf55d
 import numpy as np
@@ -210,6 +210,16 @@ def judge_hallucination(m):
         splits.append(f'{split}: Q-Former {means["qformer"]["CHAIRi"]:.3f}, {others}')
     seeds = {row['seed'] for row in m['rows']}
     return f'CHAIRi, mean of {len(seeds)} seeds: {"; ".join(splits)}', verdict_of(all(better), any(better))
+
+def judge_photo_hallucination(qformer, mlp):
+    "Judge CHAIRi of two captioners: intervals apart to hold, fewer with the Q-Former in part."
+    found = [m['chair']['model'] for m in (qformer, mlp)]
+    shares = [shown(own['CHAIRi'], own['CHAIRi_interval'], 3) for own in found]
+    said = [f'{name} {share}' for name, share in zip(('Q-Former', 'MLP'), shares)]
+    _, high = found[0]['CHAIRi_interval']
+    low, _ = found[1]['CHAIRi_interval']
+    figure = f'CHAIRi on {qformer["images"]} photographs of COCO, one captioner each: {", ".join(said)}'
+    return figure, verdict_of(high < low, found[0]['CHAIRi'] < found[1]['CHAIRi'])
 
 # %% ../../nbs/runs/08_rules.ipynb #b4fe79d3
 KIN = dict( # COCO's super-categories, where the embedded data has two or more of them

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mean_cider', 'mean_of', 'verdict', 'versus', 'by_design', 'compare_designs', 'finding', 'learning_curve',
-           'describe_curve', 'figure_rows']
+           'decoder_curve', 'describe_decoders', 'describe_curve', 'figure_rows']
 
 # %% ../../nbs/training/15_compare_designs.ipynb #3db8a8b6
 import numpy as np
@@ -98,6 +98,21 @@ def learning_curve(rows:list[dict])->list[dict]: # by number of training images
     "Return the rows that differ from the baseline in the number of training images alone, and the baseline."
     curve = [row for row in rows if row['kind'] in ('images', BASELINE)]
     return sorted(curve, key=lambda row: row['images'])
+
+def decoder_curve(rows:list[dict],
+                  decoders:dict, # design, the baseline among them -> parameters of its decoder
+                 )->list[dict]:  # by size; with `decoder`, the number of parameters
+    "Return the rows that differ from the baseline in the decoder alone, and the baseline."
+    curve = [row | dict(decoder=decoders[row['design']]) for row in rows if row['design'] in decoders]
+    return sorted(curve, key=lambda row: row['decoder'])
+
+def describe_decoders(curve:list[dict] # of `decoder_curve`, two points or more
+                     )->str:
+    "Say in a sentence what a larger decoder gives."
+    first, last = curve[0], curve[-1]
+    gain = last['CIDEr'] - first['CIDEr']
+    return (f'{last["decoder"]/first["decoder"]:.1f} times the decoder: CIDEr {gain:+.3f}, '
+            f'from {first["CIDEr"]:.3f} to {last["CIDEr"]:.3f}')
 
 def describe_curve(curve:list[dict] # of `learning_curve`, two points or more
                   )->str:

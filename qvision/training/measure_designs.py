@@ -24,7 +24,7 @@ from ..evaluation.evaluate import generate_captions
 from ..files import write_text
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, parameter_table
-from .designs import BASELINE, DESIGNS, Recipe
+from .designs import BASELINE, DESIGNS, Recipe, design_kind
 from .callbacks import Reports, validation_loss
 from .dataset import CaptionDataset, encode_views, labelled_batches
 from .phase import steps_per_epoch, train_phase
@@ -75,7 +75,7 @@ def stored_result(folder, design:str, seed:int, recipe:Recipe)->Result|None: # N
     raise ValueError(f'{path.name} was measured with another recipe: name another run, or remove {path}')
 
 def load_results(folder)->dict: # (design, seed) -> Result
-    "Return all results in a folder, the designs in the order of DESIGNS."
+    "Return all results in a folder, the designs in the order of DESIGNS, then the decoders."
     order = list(DESIGNS)
     found = [Result.load(path) for path in Path(folder).glob('*.json')]
     place = {result.design: order.index(result.design) if result.design in order else len(order) for result in found}
@@ -185,7 +185,7 @@ def measure_design(design:str,   # its name
         measured['greedy'] = write_captions(model, cache, ids, num_beams=1)
     captions = write_captions(model, cache, ids, **recipe.decoding)
     # 3. the result
-    result = Result(design, DESIGNS[design].kind, seed, recipe.summary(), captions=captions, **measured)
+    result = Result(design, design_kind(design), seed, recipe.summary(), captions=captions, **measured)
     result.save(result_file(folder, design, seed))
     return result
 

@@ -57,7 +57,7 @@ class Trial(Kept):
     kind:str          # 'ours', 'peer', or 'without training'
     seed:int
     rate:float        # learning rate
-    split:str         # 'dev' or 'test'
+    split:str         # 'dev', 'test' or 'objects'
     terms:dict        # summary of the Terms
     captions:dict     # image id -> caption; none where the run has diverged
     steps:int=0
@@ -84,14 +84,15 @@ class Ground:
     train:object       # CocoData
     dev:list           # images on which the learning rates are compared
     test:list          # images on which the contenders are
-    caches:dict        # 'train', 'dev', 'test' -> FeatureCache
+    caches:dict        # 'train', 'dev', 'test', 'objects' -> FeatureCache
     results:Path       # folder of the results
     work:Path          # folder of weights, and of what is not trained
     progress:bool=False
+    objects:list=()    # other images, with annotated objects, that are captioned to count invented ones
 
-    def images(self, split:str)->list: # 'dev' or 'test'
+    def images(self, split:str)->list: # 'dev', 'test' or 'objects'
         "Return the images of a split."
-        return self.dev if split == 'dev' else self.test
+        return dict(dev=self.dev, test=self.test, objects=self.objects)[split]
 
     def references(self, split:str)->dict: # image id -> captions
         "Return what people wrote."
@@ -109,13 +110,17 @@ class _Part:
         self.digests = {image.id: data.digests[image.id] for image in images}
 
 def open_ground(terms:Terms, train, dev, test, # CocoData; test None: odd images of dev
-                results, work, progress:bool=True)->Ground:
+                results, work, progress:bool=True,
+                objects=None, # CocoData with instances, other than these
+               )->Ground:
     "Encode the images of all splits, and say where results go."
     tower = Captioner.from_backbones(terms.preset)
     parts = dict(train=train, dev=dev, test=test)
     if test is None: parts |= dict(dev=_Part(dev, dev.images[::2]), test=_Part(dev, dev.images[1::2]))
+    if objects: parts |= dict(objects=objects)
     caches = {name: encode_views(tower, part, progress=progress)['whole'] for name, part in parts.items()}
-    return Ground(terms, train, parts['dev'].images, parts['test'].images, caches, Path(results), Path(work), progress)
+    return Ground(terms, train, parts['dev'].images, parts['test'].images, caches, Path(results), Path(work), progress,
+                  objects.images if objects else ())
 
 # %% ../../nbs/training/21_measure_peers.ipynb #e89f4abf
 def stage_dataset(name:str, stage:Stage,
@@ -182,7 +187,7 @@ def trained(name:str, seed:int, rate:float, ground:Ground)->tuple: # model, dict
 
 def measure_trial(name:str, seed:int,
                   rate:float, # learning rate
-                  split:str,  # 'dev' or 'test'
+                  split:str,  # 'dev', 'test' or 'objects'
                   ground:Ground)->Trial:
     "Train a contender and caption a split, unless the result is there already."
     path = ground.trial_file(name, seed, rate, split)
@@ -197,11 +202,12 @@ def measure_trial(name:str, seed:int,
     return trial
 
 def _caption(trial:Trial, model:PreTrainedModel, ground:Ground)->None:
-    "Add the captions of a split, the loss on it, and on the test split how well its confidence is calibrated."
+    "Add the captions of a split, the loss on dev and test, and on test how well confidence is calibrated."
     images = ground.images(trial.split)
     cache = ground.caches[trial.split]
     part = SimpleNamespace(images=images)
     trial.captions = write_captions(model, cache, [image.id for image in images], **ground.terms.decoding)
+    if trial.split == 'objects': return
     trial.validation_loss = validation_loss(model, labelled_batches(model, part, cache))
     if trial.split != 'test': return
     predicted = predict_tokens(model, cache, ground.references('test'))
@@ -229,36 +235,41 @@ def search(name:str, ground:Ground)->float|None:
 def measure_contender(name:str,
                       seeds:int, # runs on the test split, with seeds 0, 1, …
                       ground:Ground)->list[Trial]: # of the test split
-    "Search, then caption the test split with each seed."
+    "Search, then caption the test split, and the images with objects, with each seed."
     rate = search(name, ground)
     if rate is None: return []
-    return [measure_trial(name, seed, rate, 'test', ground) for seed in range(seeds)]
+    trials = [measure_trial(name, seed, rate, 'test', ground) for seed in range(seeds)]
+    if ground.objects:
+        for seed in range(seeds): measure_trial(name, seed, rate, 'objects', ground)
+    return trials
 
 # %% ../../nbs/training/21_measure_peers.ipynb #12867b86
 NEAREST = 'nearest neighbour'
 BLIND = 'blind'
 
-def _untrained(name:str, ground:Ground, write)->Trial: # write: returns image id -> caption
+def _untrained(name:str, split:str, ground:Ground, write)->Trial: # write: returns image id -> caption
     "Return a trial without training, from its file where it is there."
-    path = ground.work/'untrained'/f'{name}.json'
+    path = ground.work/'untrained'/f'{name}-{split}.json'
     if found := load_kept(path, Trial, ground.terms): return found
-    trial = Trial(name, 'without training', 0, 0., 'test', ground.terms.summary(), write())
+    trial = Trial(name, 'without training', 0, 0., split, ground.terms.summary(), write())
     trial.save(path)
     return trial
 
-def measure_untrained(ground:Ground)->list[Trial]:
-    "Caption the test split by the nearest neighbour, and blindly by our baseline where that is measured."
-    ids = [image.id for image in ground.test]
-    cache = ground.caches['test']
+def measure_untrained(ground:Ground,
+                      split:str='test', # or 'objects'
+                     )->list[Trial]:
+    "Caption a split by the nearest neighbour, and blindly by our baseline where that is measured."
+    ids = [image.id for image in ground.images(split)]
+    cache = ground.caches[split]
     known = {image.id: image.captions for image in ground.train.images}
     def nearest(): return nearest_captions(cache, ids, ground.caches['train'], known)
     def blind():
         model, _ = trained(BASELINE, 0, rate, ground)
         return write_captions(model, cache, ids, features_of=derangement(ids), **ground.terms.decoding)
 
-    found = [_untrained(NEAREST, ground, nearest)]
+    found = [_untrained(NEAREST, split, ground, nearest)]
     rate = stored_rate(BASELINE, ground)
-    if rate is not None: found.append(_untrained(BLIND, ground, blind))
+    if rate is not None: found.append(_untrained(BLIND, split, ground, blind))
     return found
 
 def stored_rate(name:str, ground:Ground)->float|None: # None where the search is not done
@@ -267,9 +278,11 @@ def stored_rate(name:str, ground:Ground)->float|None: # None where the search is
     return search(name, ground)
 
 # %% ../../nbs/training/21_measure_peers.ipynb #1cce5121
-def load_tests(ground:Ground)->dict: # (name, seed) -> Trial
-    "Return what is kept of the test split."
-    paths = [*ground.results.glob('*-test-*.json'), *(ground.work/'untrained').glob('*.json')]
+def load_tests(ground:Ground,
+               split:str='test', # or 'objects'
+              )->dict:           # (name, seed) -> Trial
+    "Return what is kept of the test split, or of the images with objects."
+    paths = [*ground.results.glob(f'*-{split}-*.json'), *(ground.work/'untrained').glob(f'*-{split}.json')]
     found = [load_kept(path, Trial, ground.terms) for path in sorted(paths)]
     return {(trial.name, trial.seed): trial for trial in found}
 

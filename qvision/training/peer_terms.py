@@ -210,6 +210,7 @@ class PeersParameters:
     split:str='train2017'       # to train on
     validation:str='val2017'    # the dev split, for the search
     test:str|None=None          # (default: test2017 where the data have it, else every second image of the dev split)
+    objects:str|None=None       # folder whose dev split tells what captions invent (default: the test images)
     budget:float=600.           # seconds of training of each run
     learning_rates:list|None=None # that everybody tries (default: 3e-4, 1e-3, 3e-3)
     peers:list|None=None        # names in PEERS (default: all)

@@ -8,7 +8,8 @@ set -euo pipefail
 . .venv/bin/activate
 name=$1
 shift
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # all at once: a pipe into head may end scontrol with SIGPIPE
+first=${hosts%%$'\n'*}
 # srun starts torchrun on both nodes, and torchrun a process per card; the notebook waits for them
 torchrun="srun torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=$first:29500"
 resume=()

@@ -8,7 +8,8 @@ set -euo pipefail
 . .venv/bin/activate
 name=$1
 shift
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # all at once: a pipe into head may end scontrol with SIGPIPE
+first=${hosts%%$'\n'*}
 # srun starts accelerate on both nodes, which takes its node's number from SLURM, and starts a process per card
 on_a_node="accelerate launch --config_file tools/launch/two_hosts_fsdp.yaml --machine_rank \$SLURM_NODEID"
 on_a_node+=" --main_process_ip $first \"\$@\""
