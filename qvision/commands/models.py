@@ -102,7 +102,7 @@ def _load_fastest(chosen:str, compiled:bool, place:str, tell):
         kernels()
     captioner = Captioner.from_pretrained(chosen).to(place)
     name, why = fastest_variant(captioner)
-    if tell: tell(why)
+    if tell and why: tell(why)
     return variant(captioner, name, keep=False)
 
 def load(chosen:str,               # folder or hub id
