@@ -7,6 +7,7 @@ __all__ = ['TOLERANCE', 'WORDS', 'GAIN', 'usable_variants', 'time_variants', 'fa
 
 # %% ../../nbs/inference/11_auto_precision.ipynb #a0c10006
 import json
+import logging
 import time
 import zlib
 from statistics import median
@@ -24,10 +25,16 @@ from ..layers.vision import tower_config
 # %% ../../nbs/inference/11_auto_precision.ipynb #a0c10009
 TOLERANCE = .01 # of CIDEr that a precision may lose: a point
 
+def _measured(model:nn.Module)->dict: # variant -> CIDEr minus that of float32
+    "Return what was measured of a captioner; a configuration from elsewhere may hold anything."
+    kept = model.config.precision_cider
+    if not isinstance(kept, dict): kept = {}
+    return {'float32': 0.} | {name: value for name, value in kept.items() if isinstance(value, (int, float))}
+
 def usable_variants(model:nn.Module, # a Captioner
                    )->list[str]:     # of `variants`, float32 first
     "Return the precisions that lose at most a CIDEr point by what was measured, and whose kernels are built."
-    measured = {'float32': 0.} | (model.config.precision_cider or {})
+    measured = _measured(model)
     kept = [name for name in variants() if measured.get(name, -1.) >= -TOLERANCE]
     if model.device.type != 'cpu': return [name for name in kept if name in ('float32', 'bfloat16')]
     if kernels_built(): return kept
@@ -76,8 +83,11 @@ def _probed(model:nn.Module, names:list)->dict:
     except (OSError, ValueError): found = {} # not there yet, or damaged: measured again
     if list(found) == names: return found
     found = time_variants(model, names)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(found))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(found))
+    except OSError as e: # captions can do without: the probe is made again next time
+        logging.getLogger(__name__).info('the times of the precisions are not kept: %s', e)
     return found
 
 def fastest_variant(model:nn.Module, # a Captioner in float32
