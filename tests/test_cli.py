@@ -100,7 +100,8 @@ def test_captions_in_other_precisions(qvision, tiny_model, tmp_path, precision):
 
 
 @needs_compiler
-@pytest.mark.parametrize('options', [('float32', '--compiled'), ('int8', '--compiled'), ('int4',)])
+@pytest.mark.parametrize('options', [
+    pytest.param(('float32', '--compiled'), marks=pytest.mark.slow), ('int8', '--compiled'), ('int4',)])
 def test_captions_by_compiled_kernels(qvision, tiny_model, tmp_path, options):
     assert caption_noise(qvision, tiny_model, tmp_path, *options).stdout.startswith('a.png\t')
 

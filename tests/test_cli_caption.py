@@ -58,7 +58,7 @@ def test_libraries_are_silent(caption):
     assert done.stderr.startswith('captioner: ')
 
 
-@pytest.mark.parametrize('suffix, delimiter', [('csv', ','), ('tsv', '\t')])
+@pytest.mark.parametrize('suffix, delimiter', [('csv', ','), pytest.param('tsv', '\t', marks=pytest.mark.slow)])
 def test_a_table_is_written_and_continued(caption, pictures, tmp_path, suffix, delimiter):
     out = f'captions.{suffix}'
     first = caption('--out', out, images=['pictures/red.png', 'pictures/more'])

@@ -72,7 +72,7 @@ def test_the_commands_graphs_caption_without_torch(qvision, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize('name', SHIPPED)
+@pytest.mark.parametrize('name', [SHIPPED[0], pytest.param(SHIPPED[1], marks=pytest.mark.slow)])
 def test_captioners_that_ship(name, exported):
     model, graphs = exported(name)
     drawings = [draw(seed) for seed in range(4)]

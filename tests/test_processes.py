@@ -133,6 +133,7 @@ def whole(scenes, tool):
     return [(entry['step'], entry['loss']) for entry in log], reports['captions'], weights
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_as_whole_ones(scenes, whole, tool):
     "FSDP with gradient checkpointing, two processes: losses, validation losses, and the weights that are left."
     losses, reports = sharded(tool, scenes, 'sharded', 2)
