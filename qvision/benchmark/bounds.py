@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from .captioning import caption_once, visual_keys
-from .peers import blank, full_size, full_variant
+from .peers import full_size, full_variant
 from .process import in_process
 from .timing import interleaved, reading, summary
 from ..inference.greedy import greedy_decode
-from ..inference.precision import variants
+from ..inference.precision import blank, variants
 from ..inference.quantize import PackedLinear
 from ..model.captioner import Captioner
 

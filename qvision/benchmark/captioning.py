@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .peers import System, blank, full_size, published_decode, quantize_layers, unloaded
+from .peers import System, full_size, published_decode, quantize_layers, unloaded
 from .timing import DTYPES, interleaved, summary
 from ..evaluation.metrics import score_rounds
 from ..evaluation.statistics import paired_difference
 from ..inference.greedy import greedy_decode
-from ..inference.precision import variant, variants
+from ..inference.precision import blank, variant, variants
 from ..inference.speculative import ROWS, NgramDrafter, speculative_decode
 from ..model.captioner import Captioner
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unloaded', 'full_size', 'published_decode', 'System', 'peers', 'giants', 'quantize_layers', 'giant_seconds',
-           'try_giant', 'full_variant', 'blank', 'packed_variants', 'building_seconds']
+           'try_giant', 'full_variant', 'packed_variants', 'building_seconds']
 
 # %% ../../nbs/benchmark/03_peers.ipynb #ddc69c27
 import os
@@ -257,13 +257,6 @@ def full_variant(preset,           # a name or a Preset
                 )->Captioner:
     "Build `full_size` in that form, with no more memory on the way than loading takes."
     return variant(full_size(preset, LOADED[name.split()[0]], image_size), name, keep=False)
-
-def blank(model:Captioner,
-          images:int=1, # B
-         )->Tensor:     # (B,3,H,W)
-    "Return pictures of the size and type that a captioner takes; what they show does not change the time."
-    size = tower_config(model.config.vision_config).image_size
-    return torch.zeros(images, 3, size, size, dtype=model.dtype, device=model.device)
 
 # %% ../../nbs/benchmark/03_peers.ipynb #0f3027a6
 @torch.no_grad()

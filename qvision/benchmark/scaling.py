@@ -20,11 +20,12 @@ import torch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .captioning import caption_once
-from .peers import blank, full_variant
+from .peers import full_variant
 from .process import in_process
 from .timing import summary
 from .training_step import training_seconds
 from ..config import Phase, get_preset
+from ..inference.precision import blank
 from ..model.captioner import Captioner
 from ..training.dataset import CaptionDataset
 from ..training.phase import train_phase

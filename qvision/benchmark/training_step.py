@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from .captioning import caption_once
-from .peers import blank, full_size, published_decode
+from .peers import full_size, published_decode
 from .process import in_process
 from .timing import interleaved, summary
+from ..inference.precision import blank
 from ..layers.vision import num_patches, tower_config
 from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, build_meta

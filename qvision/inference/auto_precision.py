@@ -19,8 +19,7 @@ from ..config import get_decoding
 from ..data.features import cache_folder
 from ..files import write_text
 from .kernels import instructions, kernels_built
-from .precision import variant, variants
-from ..layers.vision import tower_config
+from .precision import PLAIN, blank, variant, variants
 
 # %% ../../nbs/inference/11_auto_precision.ipynb #a0c10009
 TOLERANCE = .01 # of CIDEr that a precision may lose: a point
@@ -37,8 +36,7 @@ def usable_variants(model:nn.Module, # a Captioner
     measured = _measured(model)
     kept = [name for name in variants() if measured.get(name, -1.) >= -TOLERANCE]
     if model.device.type != 'cpu': return [name for name in kept if name in ('float32', 'bfloat16')]
-    if kernels_built(): return kept
-    return [name for name in kept if name in ('float32', 'bfloat16', 'int8')]
+    return kept if kernels_built() else [name for name in kept if name in PLAIN]
 
 # %% ../../nbs/inference/11_auto_precision.ipynb #a0c10013
 WORDS = 10 # tokens of a caption of the probe, about those of a real one
@@ -49,12 +47,11 @@ def time_variants(model:nn.Module,   # a Captioner
                   seconds:float=1.,  # for all of them together, building them not counted
                  )->dict:            # name -> seconds per picture, median
     "Time a caption of one picture in several precisions, with the captioner's own decoding."
-    size = tower_config(model.config.vision_config).image_size
     fixed = get_decoding(model.config.decoding) | dict(min_new_tokens=WORDS, max_new_tokens=WORDS)
     found = {}
     for name in names:
         form = variant(model, name)
-        pixels = torch.zeros(1, 3, size, size, dtype=form.dtype, device=form.device)
+        pixels = blank(form)
         form.generate(pixel_values=pixels, **fixed) # warm up
         taken = []
         until = time.perf_counter() + seconds/len(names)
