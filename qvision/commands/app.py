@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'runs_app', 'console', 'errors', 'Quiet', 'AsJson', 'TrainingRun', 'Checkpoint', 'quiet_default',
-           'terminal']
+           'leave_on_sigterm', 'terminal']
 
 # %% ../../nbs/commands/01_app.ipynb #5584419b
 import os
 import shlex
+import signal
 import sys
 from contextlib import chdir
 from typing import Annotated, Optional
@@ -38,6 +39,12 @@ Checkpoint = Annotated[Optional[str], typer.Option(help='Checkpoint to use inste
 def quiet_default(quiet:bool)->bool:
     "Return whether to show no progress bars: on request, and always in CI."
     return quiet or bool(os.environ.get('CI'))
+
+# %% ../../nbs/commands/01_app.ipynb #c0de0002
+def leave_on_sigterm():
+    "Treat SIGTERM as Ctrl-C."
+    def leave(signum, frame): raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, leave)
 
 # %% ../../nbs/commands/01_app.ipynb #16244e9b
 def terminal(command:str,      # such as 'qvision caption boat.png'

@@ -15,9 +15,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Checkpoint, Quiet, TrainingRun, app
+from .app import Checkpoint, Quiet, TrainingRun, app, leave_on_sigterm
 from .models import chosen_model, load
-from .serve import leave_on_sigterm, print_start, warn_of_others
+from .serve import print_start, warn_of_others
 
 # %% ../../nbs/commands/12_demo.ipynb #d827d206
 @app.command('demo')

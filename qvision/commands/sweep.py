@@ -18,7 +18,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Quiet, app, console, errors
+from .app import Quiet, app, console, errors, leave_on_sigterm
 from .run import execute, read_pairs
 
 # %% ../../nbs/commands/09_sweep.ipynb #28ad58e7
@@ -143,6 +143,7 @@ def _sweep(name:str,
           )->None:
     "Make the runs and archive their comparison; exit with status 1 where some are not done."
     from qvision.runs.sweep_results import close_sweep, open_sweep, summarize
+    if jobs > 1: leave_on_sigterm() # or the processes would go on without this one
     archived = open_sweep(name, wanted)
     try:
         failures = _make(runs, jobs, quiet)
