@@ -62,7 +62,7 @@ def browser():
 @pytest.fixture
 def page(browser, url):
     "The demo in a browser, which asks nobody else for anything, and whose scripts run."
-    context = browser.new_context(permissions=['camera'])
+    context = browser.new_context(permissions=['camera', 'clipboard-read', 'clipboard-write'])
     page = context.new_page()
     page.set_default_timeout(SECONDS*1000)
     asked, faults = [], []
@@ -170,6 +170,31 @@ def test_broken_files_get_a_sentence_and_the_next_picture_a_caption(page, files,
         page.get_by_label('Remove Image').click()
         page.locator('#first .hint').wait_for()
     upload(page, files/'drawing.png')
+    text_of(page, '#first .caption', captions[DRAWINGS])
+
+
+COPY = """async bytes => {
+    const picture = new Blob([Uint8Array.from(bytes)], {type: 'image/png'});
+    await navigator.clipboard.write([new ClipboardItem({'image/png': picture})]);
+}"""
+CARRY = """bytes => {
+    const carried = new DataTransfer();
+    carried.items.add(new File([Uint8Array.from(bytes)], 'drawing.png', {type: 'image/png'}));
+    return carried;
+}"""
+
+
+@pytest.mark.slow
+def test_a_picture_is_pasted_and_another_dropped(page, files, captions):
+    drawing = list((files/'drawing.png').read_bytes())
+    page.evaluate(COPY, drawing)
+    page.locator('#picture').get_by_label('Paste from clipboard').click()
+    text_of(page, '#first .caption', captions[DRAWINGS])
+    page.get_by_label('Remove Image').click()
+    page.locator('#first .hint').wait_for()
+    page.locator('#picture').get_by_label('Upload file').click()
+    carried = page.evaluate_handle(CARRY, drawing)
+    page.dispatch_event('#picture [aria-dropeffect=copy]', 'drop', dict(dataTransfer=carried))
     text_of(page, '#first .caption', captions[DRAWINGS])
 
 
