@@ -298,7 +298,11 @@ ANALYSES = dict( # a run of a few steps names no objects, so some take the capti
     benchmark=dict(turns='1', images='8', threads='1')) # the other worker has the other processor
 
 
-@pytest.mark.parametrize('notebook', ANALYSES)
+LONG = {'photo_design'} # its parts are tested in the notebooks of training/
+
+
+@pytest.mark.parametrize('notebook', [
+    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in ANALYSES])
 def test_analyses_have_a_quick_form(qvision, root, minicoco, workplace, phase1, notebook):
     given = ANALYSES[notebook] | dict(name=notebook, data=str(minicoco), quick='true', quiet='true')
     options = [word for k, v in given.items() for word in ('-p', k, v)]

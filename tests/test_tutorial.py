@@ -42,6 +42,7 @@ def test_the_tutorial_passes_as_written(root, copy, tmp_path):
     assert (tmp_path/'experiments/own-2-val/metrics.json').is_file()
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_run(root, minicoco, copy, tmp_path):
     "Each line that begins with qvision, on a small data set and with few steps."
     (tmp_path/'holiday').mkdir()
