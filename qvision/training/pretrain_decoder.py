@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import GPTNeoForCausalLM
 
 from ..data.coco import splits_of
-from ..data.integrity import DataError, read_json
+from ..data.integrity import DataError
 from ..data.convert import tidy_caption
 from ..data.tokenizer import encode_captions
+from ..evaluation.diversity import training_captions
 from ..evaluation.metrics import python_words
 from .callbacks import validation_loss
 
@@ -49,9 +50,7 @@ def hold_out(captions:list[str], n:int, # captions to hold out
 def _captions_in(folder)->list[str]: # all splits of a data set in COCO layout
     splits = splits_of(folder)
     if not splits: raise DataError(f'{folder} holds no annotations/captions_*.json: is it a folder in COCO layout?')
-    files = [read_json(Path(folder)/f'annotations/captions_{split}.json', 'annotations') for split in splits]
-    found = [record.get('caption') for content in files for record in content['annotations']]
-    return [caption for caption in found if isinstance(caption, str)]
+    return [caption for split in splits for caption in training_captions(folder, split)]
 
 def leave_out(captions:list[str],
               folders, # data sets in COCO layout
