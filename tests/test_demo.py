@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from PIL import Image
 
 from qvision.model.captioner import Captioner
 

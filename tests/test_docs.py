@@ -383,7 +383,8 @@ def test_two_runs_are_compared(site, server):
 @needs_browser
 @pytest.mark.parametrize('width', [1280, 400])
 def test_the_comparison_fits_its_width(site, server, width):
-    needed, _, _, cut = in_browser(site, server, 'compare.html?a=photo-phase2&b=photo-phase3', width, FITS)
+    both = 'compare.html?a=photo-mlp-mixed-phase2&b=photo-mlp-mixed-phase3'
+    needed, _, _, cut = in_browser(site, server, both, width, FITS)
     assert needed <= width
     assert not cut
 

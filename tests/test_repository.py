@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+from pyflakes.api import checkPath
+from pyflakes.reporter import Reporter
 
 PAGES = ('index', 'results', 'tutorial', 'howto') # prose, no experiment
 COLUMNS = 120
@@ -45,6 +47,16 @@ def test_package_is_what_the_notebooks_export(root, tmp_path):
     assert before.keys() == after.keys()
     assert len(after) > 30
     for name in after: assert before[name] == after[name], f'{name} is out of step: nbdev_export'
+
+
+def test_names_are_defined_and_imports_are_used(root):
+    "A name that a module forgot to import fails only when the line runs, which may be in a long experiment."
+    reported = io.StringIO()
+    reporter = Reporter(reported, reported)
+    own = [path for path in (root/'qvision').rglob('*.py') if path.name not in ('_modidx.py', '__init__.py', 'cli.py')]
+    scripts = [path for folder in ('tests', 'tools') for path in (root/folder).rglob('*.py')]
+    for path in sorted((*own, *scripts)): checkPath(str(path), reporter)
+    assert not reported.getvalue(), reported.getvalue()
 
 
 def test_nbdev_clean_changes_nothing(root, tmp_path):

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import struct
 import subprocess
 import sys

@@ -234,7 +234,7 @@ def query_attention(model:Captioner,
 
 def entropy(attention,    # (…,P)
            )->np.ndarray: # (…) in bits
-    "Compute Shannon's entropy of attention over patches; log2(P) is an even gaze."
+    "Compute Shannon's entropy of attention over patches; log2(P) means uniform attention."
     p = np.clip(np.asarray(attention, np.float64), 1e-12, None)
     return -(p*np.log2(p)).sum(-1)
 

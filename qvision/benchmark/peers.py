@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .process import in_process
 from .timing import DTYPES, interleaved
+from ..inference.kernels import kernels
 from ..inference.precision import LOADED, library_int8, variant, variants
 from ..layers.vision import tower_config
 from ..model.captioner import Captioner, set_special_tokens

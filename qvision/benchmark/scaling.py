@@ -24,7 +24,7 @@ from .peers import full_variant
 from .process import in_process
 from .timing import summary
 from .training_step import training_seconds
-from ..config import Phase, get_preset
+from ..config import get_preset
 from ..inference.precision import blank
 from ..model.captioner import Captioner
 from ..training.dataset import CaptionDataset

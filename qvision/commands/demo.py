@@ -9,7 +9,6 @@ __all__ = ['demo']
 import logging
 import os
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Optional
 

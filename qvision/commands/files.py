@@ -13,8 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-from ..files import write_text
-
 # %% ../../nbs/commands/06_files.ipynb #18f0e6f7
 def _listed(stream)->list[Path]: # of bytes
     "Read paths, one per line, whatever their encoding."

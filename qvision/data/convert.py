@@ -140,7 +140,7 @@ def from_csv(table,                        # file in one of the forms that `read
              file_column:str='file',       # name of the column
              caption_column:str='caption', # name of the column
             )->Path:                       # `root`
-    """Write a folder in COCO layout with splits train2017 and val2017; images are copied, captions taken as they are.
+    """Write a folder in COCO layout, with the table's splits or train2017 and val2017; images are copied.
     Broken files are copied too; `qvision data check` names them."""
     found = read_table(table, file_column, caption_column)
     root = Path(root)

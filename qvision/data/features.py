@@ -135,7 +135,7 @@ class FeatureCache:
 def _fill_together(key:str,
                    rows:int,
                    compute,   # first row, end -> the rows from `first` on, none from `end` on
-                   part:tuple, # number of this process, from 0, and of all
+                   part:tuple, # (rank, world size) of this process
                    folder, **kwargs): # of `cached_rows`
     "Compute a part of the rows in a cache of its own, or as the first process put all parts together."
     number, parts = part
@@ -174,7 +174,7 @@ def cached_features(data,                # a CocoData: `.images` and `.digests`
                     dtype:str='float16', # of the stored features
                     progress:bool=True,  # show a progress bar
                     view:str='whole',    # of the images, see `change_view`
-                    part:tuple=(0, 1),   # of several processes that fill the cache together: number, from 0, and of all
+                    part:tuple=(0, 1),   # (rank, world size), where several processes fill the cache together
                    )->FeatureCache:
     "Return the features of every image of a split, computing those that the cache lacks."
     images = data.images

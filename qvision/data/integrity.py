@@ -169,7 +169,7 @@ def records_of_one_type(records:list,           # of `usable_records`
 # %% ../../nbs/data/01_integrity.ipynb #a5cca08d
 def unique_records(records,                # each with an id
                    report:IntegrityReport, # gets the ids that occur again
-                   what:str,               # the records are, for the report
+                   what:str,               # what the records are, for the report
                   )->list:
     "Return the first record of each id, and report the others."
     seen = set()

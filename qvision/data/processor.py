@@ -27,7 +27,7 @@ class CaptionerProcessor(ProcessorMixin):
 
     def __call__(self, images,         # one or a list of: path, PIL image, array (H,W,3) uint8
                  text='',              # how captions begin: one for all, or one per image
-                 **kwargs              # of other processors: there is nothing to pad, and tensors are PyTorch's
+                 **kwargs              # accepted as other processors do, and ignored: no padding, PyTorch tensors
                 )->BatchFeature:       # pixel_values (B,3,H,W), input_ids (B,T) <START> first
         "Preprocess pictures, and encode how their captions begin."
         pictures = [images] if is_single(images) else list(images)

@@ -24,7 +24,7 @@ from .write_shards import FORMAT, feature_key, require_pyarrow
 PROTOCOLS = ('s3', 'gs', 'az', 'abfs', 'hf', 'https', 'memory') # of fsspec, under which shards may lie elsewhere
 
 def _check_list(path:Path, listed)->None:
-    "Raise an error where a list of shards is none."
+    "Raise an error where a file is not a valid list of shards."
     kinds = dict(format=int, files=list, views=dict, shape=list, group=int, streams=int, rows=int, captions=int,
                  location=str)
     wrong = [name for name, kind in kinds.items() if not isinstance(listed, dict) or type(listed.get(name)) is not kind]
@@ -132,7 +132,7 @@ def _read_table(data:ShardData, file:int, group:int, columns:list):
     return table
 
 def _problem(table, columns:list, data:ShardData)->str|None:
-    "Return what is wrong with a table, if it is not what a writer of shards writes."
+    "Return what is wrong with a table that `write_shards` would not have written, else None."
     import pyarrow as pa
     missing = [name for name in columns if name not in table.column_names]
     if missing: return f'lacks {", ".join(missing)}'

@@ -73,7 +73,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
                  views=('whole',),       # of which each image has one per epoch, drawn anew
                  seed:int=0,             # of order, captions and views
                  buffer:int=2048,        # rows that are shuffled together, over all streams
-                 part:tuple=(0, 1),      # of several processes: number, from 0, and of all
+                 part:tuple=(0, 1),      # (rank, world size) of this process
                 ):
         self.options = dict(data=data, tokenizer=tokenizer, caption_length=caption_length, all_captions=all_captions,
                             together=together, views=views, seed=seed, buffer=buffer)
@@ -111,7 +111,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
         return dict(epoch=self.epoch, position=self.position)
 
     def load_state_dict(self, state:dict):
-        "Go on where another one stood."
+        "Resume at a saved position."
         self.set_epoch(state['epoch'])
         self._start = self.position = state['position']
 
@@ -177,11 +177,11 @@ class CaptionStream(torch.utils.data.IterableDataset):
                 for group, number, first in zip(groups, numbers, firsts)]
 
     def token_ids(self)->list:
-        "Return no captions: they are not known beforehand, so that states of theirs cannot be kept."
+        "Return no captions: they are not known in advance, so their hidden states cannot be cached."
         return []
 
     def references(self):
-        "Refuse what self-critical training asks for."
+        "Raise an error: self-critical training needs all references in memory."
         raise ValueError('self-critical training needs all captions in memory: train this phase from a folder in COCO '
                          'layout')
 

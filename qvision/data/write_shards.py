@@ -6,7 +6,6 @@
 __all__ = ['FORMAT', 'require_pyarrow', 'feature_key', 'write_shards', 'image_rows', 'shard_folder']
 
 # %% ../../nbs/data/11_write_shards.ipynb #0d0ed427
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ from .convert import place_picture, write_captions
 from .features import cache_key, encode_images
 from .integrity import DataError
 from .join import captions_of, pictures_of
-from ..files import locked, naming_full_disk, whole_file, write_text
+from ..files import file_sha256, locked, naming_full_disk, whole_file, write_text
 
 # %% ../../nbs/data/11_write_shards.ipynb #433fe058
 FORMAT = 1
@@ -86,9 +85,8 @@ def _write_shard(path:Path, rows:Iterator, views, form:dict)->int: # rows that w
 def _entry(path:Path)->tuple: # (what the list of shards says of a shard, its metadata)
     import pyarrow.parquet as pq
     footer = pq.read_metadata(path)
-    with open(path, 'rb') as file: digest = hashlib.file_digest(file, 'sha256').hexdigest()
     entry = dict(name=path.name, rows=footer.num_rows, captions=int(footer.metadata[b'written']),
-                 bytes=path.stat().st_size, sha256=digest)
+                 bytes=path.stat().st_size, sha256=file_sha256(path))
     return entry, footer.metadata
 
 def _finished(folder:Path, form:dict)->list[dict]:
@@ -111,11 +109,11 @@ def write_shards(rows:Callable,         # first row -> iterator over the rows fr
                  source:str='',         # checksum of the data; shards of other data are not continued
                  per_shard:int=4096,    # rows per shard
                  group:int=64,          # rows per row group, which is what is read at once
-                 streams:int=8,         # in which it will be read; the number of processes divides it
+                 streams:int=8,         # in which it will be read, a multiple of the number of processes
                  total:int|None=None,   # rows, for the progress bar
                  progress:bool=True,    # show a progress bar
                 )->dict:                # what shards_SPLIT.json has
-    "Write a split as shards: the ones that are missing, and the list of all."
+    "Write the missing shards of a split, and the list of all of them."
     require_pyarrow()
     if min(per_shard, group, streams) < 1: raise ValueError('per_shard, group and streams are 1 or more')
     folder = Path(folder)

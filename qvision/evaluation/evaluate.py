@@ -90,8 +90,6 @@ class EvaluateParameters:
         get_decoding(self.decoding)
         if self.tokenizer not in ('auto', 'ptb', 'python'):
             raise ValueError(f"tokenizer is auto, ptb or python, not {self.tokenizer!r}")
-        if self.batch_size < 1 or (self.limit or 0) < 0:
-            raise ValueError('batch_size is 1 or more, limit 0 (all) or more')
         known = (*METRICS, 'SPICE')
         if unknown := [m for m in self.metrics if m not in known]:
             raise ValueError(f'there is no metric {unknown[0]!r}: {", ".join(known)}')

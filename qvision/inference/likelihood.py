@@ -95,7 +95,7 @@ def prompt_scores(model,                # a captioner: `forward` with patch_feat
                   prompts:list[tuple],  # (what is given, what is scored after it): ('There is', ' a dog')
                   progress:bool=False,
                  )->Tensor:             # (N,C) log-probability of what is scored, nats
-    "Compute how probable each prompt is before each image."
+    "Compute how probable each prompt is, given each image."
     tree = prompt_tree(encode_prompts(model.tokenizer, prompts))
     for name, value in vars(tree).items(): setattr(tree, name, value.to(model.device))
     logits_of = (_late_logits if _is_late(model) else _other_logits)(model, tree)

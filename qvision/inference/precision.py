@@ -68,7 +68,7 @@ def with_precision(model:nn.Module,           # a Captioner; for int8 and int4 i
                    precision:str='float32',   # one of PRECISIONS
                    compiled:bool=False,       # by our kernels in C++, built on first use; int4 always takes them
                    keep:bool=True             # False: the original is used up, for a lower peak of memory
-                  )->nn.Module:               # a copy, except that plain float32 returns the model itself
+                  )->nn.Module:               # a copy; plain float32 and keep=False may return the model itself
     "Return a captioner for inference in another precision."
     if precision not in PRECISIONS:
         raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, not {precision!r}')

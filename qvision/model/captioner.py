@@ -64,7 +64,7 @@ class CaptionerConfig(PreTrainedConfig):
                  fusion='late',                 # 'late', 'prefix' or 'interleaved'
                  train_projection=True,         # whether the projection from tower to decoder trains
                  freeze_embedding=True,         # whether the token embedding, tied to the output layer, is frozen
-                 caption_length=20,             # tokens to write, <START> not counted
+                 caption_length=20,             # tokens to write at most; in training with both markers
                  decoding='greedy',             # of images, unless told otherwise: 'greedy', 'beam' or 'published'
                  encoder_name='',               # where the backbones came from: hub ids, folders, package:NAME
                  decoder_name='',
@@ -426,7 +426,7 @@ class CheckpointMixin:
 
 # %% ../../nbs/model/02_captioner.ipynb #6e8c57a4
 class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMixin):
-    "A compact captioner: frozen vision tower → bridge → partly frozen language model with late fusion."
+    "A compact captioner: frozen vision tower → bridge → fusion (late in the reference) ← partly frozen language model."
     config_class = CaptionerConfig
     main_input_name = 'input_ids'
     base_model_prefix = 'captioner'
@@ -496,7 +496,7 @@ class Captioner(CheckpointMixin, CaptioningMixin, PreTrainedModel, GenerationMix
                 # (B,T,D) what enters the decoder's first block, where the blocks below are set aside
                 text_states:Tensor=None,        # see `text_states`
                 past_key_values=None, use_cache:bool=None, output_attentions:bool=False, **kwargs)->CaptionerOutput:
-        "Read the whole text first, then look at the image once (late fusion)."
+        "Read text and image as the fusion does: the late one reads the whole text first, then looks at the image once."
         # 1. the image
         seen = {}
         if visual_kv is None:

@@ -212,7 +212,7 @@ def _check_graphs(model, folder:Path, tolerance:float)->float: # the largest dif
     largest = 0
     for past in (0, length//2):
         for stage, difference in onnx_differences(model, graphs, noise, past, length - past).items():
-            if not difference <= tolerance: # NaN neither
+            if not difference <= tolerance: # true for NaN, too
                 raise RuntimeError(f'the exported {stage} differ from PyTorch by {difference:.1e}: nothing is written')
             largest = max(largest, difference)
     return largest

@@ -97,7 +97,7 @@ def export_image_graph(model,     # a Captioner with late fusion, in float32
         return _write_graph(program, (pixels,), ({0: 'batch'},), ['pixel_values'], outputs, path, half)
 
 def _free_sizes(text_config)->tuple: # of batch, new tokens and cached ones
-    """Return free sizes. Bounded like this their sum is known to fit in the decoder's positions, which saves torch
+    """Return the dynamic dimensions. Their bounds ensure that their sum fits in the decoder's positions, saving torch
     minutes of symbolic algebra; nothing in the graph depends on the bounds."""
     from torch.export import Dim
     half = getattr(text_config, 'max_position_embeddings', 2048)//2

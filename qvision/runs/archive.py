@@ -11,7 +11,6 @@ import atexit
 import difflib
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -33,8 +32,8 @@ TOLERANCE = ('same machine, packages and seed: metrics.json is the same to the b
 
 def _peak_memory_mb()->int:
     "Return the largest memory that this process has used so far, in MiB."
-    per_mb = 2**20 if sys.platform == 'darwin' else 2**10 # macOS counts bytes, Linux KiB
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/per_mb)
+    from qvision.benchmark.process import peak_memory # loads torch, which a list of runs does without
+    return round(peak_memory()/2**20)
 
 @dataclass
 class Run:

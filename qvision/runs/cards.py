@@ -33,9 +33,10 @@ SOURCES = { # backbone, or the last folder of a data set's path -> name, and wha
     'package:gpt_neo': ('decoder', 'a small GPT-Neo, pretrained on captions of drawings by qvision.'),
     'package:efficientnet-lite2': ('vision tower', 'EfficientNet-Lite2, pretrained on ImageNet by its authors '
                                    '(Apache 2.0); installed as a package of its own.'),
-    'package:gpt_neo-captions': ('decoder', 'a small GPT-Neo that read 209,496 captions of Flickr30k, Multi30k, COCO, '
-                                 "Pascal Sentences and Flickr8k's training split as text (run photo-decoder); the "
-                                 'captions of COCO are under CC BY 4.0, the others are for research.')}
+    'package:gpt_neo-captions': ('decoder', 'a small GPT-Neo that read 179,604 captions of Flickr30k, Multi30k, COCO '
+                                 'and Pascal Sentences as text, none of them one of Flickr8k or of the slice of COCO '
+                                 '(run photo-decoder); the captions of COCO are under CC BY 4.0, the others are for '
+                                 'research.')}
 
 def _source_key(name:str)->str:
     "Return the key of SOURCES for a backbone or a data set's path."

@@ -72,7 +72,7 @@ _PERFORMANCE = [
     Claim('Performance', 'Strong captions on COCO with significantly fewer parameters',
           test='needs COCO and pretrained weights, which a machine without a network does not have: '
                '`qvision data coco`, preset base; beside it, the small captioner that ships on a slice of COCO',
-          photographs=_named(m='photo-mixed-phase3-coco-val2017'),
+          photographs=_named(m='photo-mlp-mixed-phase3-coco-val2017'),
           judge_photographs=judge_coco),
     Claim('Performance', '5 times faster than BLIP-2 (~7B)',
           test='twenty tokens of one image, both at full size, own fastest precision, interleaved',
@@ -97,10 +97,11 @@ _TRAINING = [
           runs=_newest('benchmark'),
           judge=judge_freezing),
     Claim('Training', 'Phase 2 refines what phase 1 learnt',
-          test='CIDEr on val2017 after either phase, five beams: intervals apart to hold fully',
+          test='CIDEr on val2017 after either phase, five beams: intervals apart to hold fully; '
+               'on photographs, phase 2 saw 80 of COCO beside those of phase 1',
           runs=lambda: dict(one=evaluation(1), two=evaluation(2)),
           judge=judge_phases,
-          photographs=_named(one='photo-phase1-val2017', two='photo-phase2-val2017'))]
+          photographs=_named(one='photo-phase1-val2017', two='photo-mixed-phase2-val2017'))]
 
 # %% ../../nbs/runs/09_claims.ipynb #e0f5f60c
 _POWER = [

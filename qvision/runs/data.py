@@ -8,7 +8,7 @@ __all__ = ['data_folder', 'describe_data', 'open_data', 'known_captions']
 # %% ../../nbs/runs/10_data.ipynb #6e1d3ed0
 from pathlib import Path
 
-from ..data.coco import CocoData, open_split, splits_of
+from ..data.coco import CocoData, splits_of
 from ..data.integrity import DataError
 from ..data.shards import ShardData, open_training_split
 from ..data.synthetic.minicoco import ensure_minicoco

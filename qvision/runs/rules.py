@@ -53,8 +53,9 @@ def judge_footprint(m):
     "Judge the number of parameters: more peers larger than smaller to hold, any larger to hold in part."
     parameters = m['parameters']
     published = parameters['published algorithm']
-    smaller = [name for name, n in parameters.items() if not name.startswith('qvision') and n < published]
-    larger = [name for name, n in parameters.items() if n > published]
+    peers = {name: n for name, n in parameters.items() if not name.startswith('qvision')}
+    smaller = [name for name, n in peers.items() if n < published]
+    larger = [name for name, n in peers.items() if n > published]
     figure = (f'{published/1e6:.0f} M; larger: {", ".join(larger) or "none"}; '
               f'smaller: {", ".join(smaller) or "none"}')
     return figure, verdict_of(len(larger) > len(smaller), bool(larger))
@@ -96,7 +97,7 @@ def judge_pointing(m):
     return figure, verdict_of(low > centre_high and rollout['hit_times_chance'] >= 3, low > 1)
 
 def judge_queries(m):
-    "Judge where queries look: nine in ten at objects more than at the rest to hold, any of them to hold in part."
+    "Judge where queries look: more than nine in ten at objects rather than at the rest to hold, any to hold in part."
     by_category = m['queries']['specialisation']['category']
     mean = np.array(list(by_category.values())).mean(0)[1:] # without the global token, which is the first
     looking = mean > 1
@@ -278,7 +279,7 @@ def judge_distinguishes(m):
     return figure, verdict_of(against['interval'][0] > 0, own['mrr_interval'][0] > chance)
 
 def judge_clutter(m):
-    "Judge the correlation of discriminative power with clutter: below 0 to hold."
+    "Judge the correlation of discriminative power with the number of objects: its interval below 0 to hold."
     clutter = m['clutter']['discriminative power, as published']
     objects = clutter['objects']
     covered = clutter['covered']

@@ -59,7 +59,7 @@ class Batcher:
                 self._changed.notify_all()
 
     def submit(self, item)->Future:
-        "Put an item into the queue, which whoever does so has a `place` in."
+        "Put an item into the queue; the caller must hold a `place`."
         future = Future()
         self._queue.put((item, future))
         return future

@@ -36,4 +36,4 @@ class BridgesParameters:
             self.seeds = 1
             self.steps = min(self.steps, 3)
             self.limit = min(self.limit or 24, 24)
-        if self.seeds < 1 or self.steps < 1: raise ValueError('seeds and steps are 1 or more')
+

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
@@ -83,7 +82,7 @@ class Ground:
     terms:Terms
     train:object       # CocoData
     dev:list           # images on which the learning rates are compared
-    test:list          # images on which the contenders are
+    test:list          # images on which the contenders are compared
     caches:dict        # 'train', 'dev', 'test', 'objects' -> FeatureCache
     results:Path       # folder of the results
     work:Path          # folder of weights, and of what is not trained

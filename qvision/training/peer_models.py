@@ -31,7 +31,7 @@ class PeerConfig(PreTrainedConfig):
                  num_features=32,         # Dv
                  num_queries=5,           # Q, of BLIP-2's Q-Former
                  dropout=.1,              # probability, in all parts that train
-                 caption_length=20,       # tokens to write, <START> not counted
+                 caption_length=20,       # tokens to write at most; in training with both markers
                  pad=0,                   # token of padding
                  language_model=None,     # configuration of our decoder
                  **kwargs):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import GPTNeoForCausalLM
 
-from ..data.coco import splits_of
+from ..data.coco import require_splits
 from ..data.integrity import DataError
 from ..data.convert import tidy_caption
 from ..data.tokenizer import encode_captions
@@ -48,9 +48,7 @@ def hold_out(captions:list[str], n:int, # captions to hold out
 
 # %% ../../nbs/training/11_pretrain_decoder.ipynb #a1c0ffe5
 def _captions_in(folder)->list[str]: # all splits of a data set in COCO layout
-    splits = splits_of(folder)
-    if not splits: raise DataError(f'{folder} holds no annotations/captions_*.json: is it a folder in COCO layout?')
-    return [caption for split in splits for caption in training_captions(folder, split)]
+    return [caption for split in require_splits(folder) for caption in training_captions(folder, split)]
 
 def leave_out(captions:list[str],
               folders, # data sets in COCO layout

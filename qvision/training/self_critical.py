@@ -191,13 +191,13 @@ class SelfCriticalTrainer(CaptionTrainer):
         with self.accelerator.autocast():
             # 1. what the model would write
             ids = sample_captions(self.model, features, self.samples)
-            # 2. what that is worth
+            # 2. the rewards
             rewards = caption_rewards(self.model, self.scorer, ids, rows)
             self.rewards.append((self.state.global_step + 1, rewards.mean().item()))
-            # 3. more of what is worth more than the rest
+            # 3. the policy gradient
             written = written_tokens(ids, self.model.generation_config.eos_token_id)
             loss = policy_loss(model, features, ids, written, advantages(rewards))
-            # 4. and still of what people write
+            # 4. the cross-entropy on the batch's captions
             if self.cross_entropy_weight:
                 shown = {k: v for k, v in inputs.items() if k != 'rows'}
                 loss = loss + self.cross_entropy_weight*super().compute_loss(model, shown)

@@ -24,7 +24,7 @@ from .backdrops import HORIZON
 from .drawing import COLOURS, SIDE
 from .objects import CATEGORIES
 from .scenes import caption_scene, describe_scene, paint, sample_scene
-from ...files import write_text
+from ...files import file_sha256, write_text
 
 # %% ../../../nbs/data/synthetic/05_minicoco.ipynb #7efdf271
 SPLITS = dict(train2017=10_000, val2017=1_000, novel2017=1_000, shifted2017=1_000) # images
@@ -68,13 +68,11 @@ def make_example(split:str,              # as for `split_scene`
     return image, _entry(image_id, scene, len(annotations), masks), caption_scene(scene, rng), annotations
 
 # %% ../../../nbs/data/synthetic/05_minicoco.ipynb #3dddf914
-def _sha256(path:Path)->str: return hashlib.sha256(path.read_bytes()).hexdigest()
-
 def _write(index, split, folder, first_id, seed, cooccurrence): # one image; its records and checksum
     image, entry, captions, annotations = make_example(split, index, first_id + index, seed, cooccurrence)
     path = Path(folder)/entry['file_name']
     image.save(path, quality=92, subsampling=0)
-    return entry, captions, annotations, _sha256(path)
+    return entry, captions, annotations, file_sha256(path)
 
 def _save(path, images, annotations, info): # numbers the annotations from 1
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +114,7 @@ def write_split(root:Path,          # folder of the data set
     for kind, annotations in dict(captions=captions, instances=instances).items():
         name = f'annotations/{kind}_{split}.json'
         _save(root/name, images, annotations, info)
-        sums[name] = _sha256(root/name)
+        sums[name] = file_sha256(root/name)
     return sums
 
 # %% ../../../nbs/data/synthetic/05_minicoco.ipynb #225f9ecf
@@ -196,7 +194,7 @@ def verify_minicoco(root)->list[str]: # names of files
     bad = []
     for line in (root/'SHA256SUMS').read_text().splitlines():
         digest, name = line.split('  ')
-        if not (root/name).is_file() or _sha256(root/name) != digest: bad.append(name)
+        if not (root/name).is_file() or file_sha256(root/name) != digest: bad.append(name)
     return bad
 
 def ensure_minicoco(root='data/minicoco',
