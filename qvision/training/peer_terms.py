@@ -60,7 +60,7 @@ class Terms:
     preset:str                    # whose tower, tokenizer, captions and schedule all have
     budget:float                  # seconds of training of one run
     images:int                    # to train on
-    rates:tuple=(3e-4, 1e-3, 3e-3) # learning rates of the search
+    rates:tuple=(1e-3, 3e-3) # learning rates from which the search starts
     beams:int=5                   # width of the search for captions
     data:str=''                   # checksum of the training images and captions
 
@@ -212,7 +212,7 @@ class PeersParameters:
     test:str|None=None          # (default: test2017 where the data have it, else every second image of the dev split)
     objects:str|None=None       # folder whose dev split tells what captions invent (default: the test images)
     budget:float=600.           # seconds of training of each run
-    learning_rates:list|None=None # that everybody tries (default: 3e-4, 1e-3, 3e-3)
+    learning_rates:list|None=None # from which everybody's search starts (default: 1e-3, 3e-3)
     peers:list|None=None        # names in PEERS (default: all)
     ours:list|None=None         # designs and schedules; the baseline is always measured (default: DEFAULT_OURS)
     seeds:int=3                 # runs on the test split of each contender
