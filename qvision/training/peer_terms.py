@@ -250,6 +250,11 @@ class PeersParameters:
         "Return over how many steps a pace is measured."
         return 2 if self.quick else 12
 
+    @property
+    def timing_rounds(self)->int:
+        "Return how often a pace is measured."
+        return 1 if self.quick else 3
+
     def terms(self, images:int, # to train on
               data:str='',      # their checksum
              )->Terms:
