@@ -21,23 +21,28 @@ class Design:
     kind:str     # what is changed; designs of a kind stand together in tables and figures
     changes:dict # fields of Preset or Phase, limit, learning_rate_factor, or arguments of `generate`
 
-def _options(kind:str, field:str, *values)->dict: # name -> Design
+def _options(kind:str, field:str, *values,
+             **also # that all of them change as well
+            )->dict: # name -> Design
     "Return a design per value of a field, named after its kind and the value."
     names = [value if isinstance(value, str) else f'{value:g}' for value in values]
-    return {f'{kind} {name}': Design(kind, {field: value}) for name, value in zip(names, values)}
+    return {f'{kind} {name}': Design(kind, {field: value} | also) for name, value in zip(names, values)}
 
 _VIEWS = {'views whole': ('whole',), 'views whole+flip': ('whole', 'flip'),
           'views all four': ('whole', 'flip', 'crop1', 'crop2-flip')}
+_QFORMER = dict(bridge='qformer') # whatever the preset's bridge; only this one has queries and layers
 _RATES = {'learning rate halved': .5, 'learning rate doubled': 2.}
 
 DESIGNS = ({BASELINE: Design(BASELINE, {})}
-           | _options('fusion', 'fusion', 'late', 'prefix', 'interleaved')
+           | _options('fusion', 'fusion', 'late')
+           | _options('fusion', 'fusion', 'prefix', **_QFORMER) # a token per patch leaves words too few positions
+           | _options('fusion', 'fusion', 'interleaved')
            | {name: Design('views', dict(views=views)) for name, views in _VIEWS.items()}
            | _options('label smoothing', 'label_smoothing', 0., .1)
            | _options('weight average', 'weight_average', 0., .998)
            | _options('bridge', 'bridge', *BRIDGES)
-           | _options('bridge layers', 'bridge_layers', 1, 2)
-           | _options('queries', 'num_queries', 8, 16, 32, 64)
+           | _options('bridge layers', 'bridge_layers', 1, 2, **_QFORMER)
+           | _options('queries', 'num_queries', 8, 16, 32, 64, **_QFORMER)
            | _options('frozen', 'frozen_ratio', 0., .5, 1.)
            | {name: Design('learning rate', dict(learning_rate_factor=rate)) for name, rate in _RATES.items()}
            | _options('dropout', 'dropout', .1, .3)

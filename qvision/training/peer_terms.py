@@ -94,12 +94,8 @@ def _scheduled(name:str, terms:Terms)->list[Stage]:
     return [Stage(replace(phase, learning_rate=phase.learning_rate/first), phase.epochs/epochs) for phase in chosen]
 
 def recipe_of(name:str, terms:Terms)->Recipe:
-    """Return what a contender builds, and on how many images it trains; a peer is built from the baseline's parts.
-    Designs of the Q-Former have one, whatever the preset's bridge."""
-    if name not in DESIGNS: return terms.baseline
-    design = DESIGNS[name]
-    bridge = dict(bridge='qformer') if design.kind in ('queries', 'bridge layers') else {}
-    return terms.baseline.change(bridge | design.changes)
+    "Return what a contender builds, and on how many images it trains; a peer is built from the baseline's parts."
+    return terms.baseline.change(DESIGNS[name].changes) if name in DESIGNS else terms.baseline
 
 def resolve_contenders(names, terms:Terms)->list[str]: # in the order of computing
     "Return the baseline and those that differ from it and from each other."
