@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_CODE', 'FILES', 'refusal', 'naming', 'is_packaged', 'backbone_config', 'open_part', 'tower_state', 'QuickGELU',
-           'lean_activations', 'rest_frozen', 'blocks_of', 'before', 'input_layers']
+           'lean_activations', 'rest_frozen', 'blocks_of', 'before', 'open_windows', 'input_layers']
 
 # %% ../../nbs/layers/02_backbones.ipynb #c67a0635
 from contextlib import contextmanager
@@ -144,6 +144,18 @@ def before(blocks, # of a decoder
     try: yield
     finally:
         for handle in handles: handle.remove()
+
+# %% ../../nbs/layers/02_backbones.ipynb #847f4a0a
+def open_windows(decoder:nn.Module,
+                 count:int, # positions at the beginning
+                ):
+    "Let every later token see the first positions in all blocks of a GPT-Neo; other models have no such windows."
+    for block in blocks_of(decoder):
+        attention = getattr(getattr(block, 'attn', None), 'attention', None)
+        if getattr(attention, 'attention_type', None) != 'local': continue
+        opened = attention.bias.clone() # (1,1,positions,positions), whether a token (row) sees another (column)
+        opened[..., :count] = torch.ones_like(opened).tril()[..., :count]
+        attention.bias = opened
 
 # %% ../../nbs/layers/02_backbones.ipynb #6ecf0d74
 _INPUT_LAYERS = ('project_in', 'word_embeddings_layernorm') # OPT's projection, BLOOM's normalisation

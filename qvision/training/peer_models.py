@@ -49,6 +49,11 @@ class PeerConfig(PreTrainedConfig):
         self.language_model = language_model
         super().__init__(**kwargs)
 
+    @property
+    def initial_std(self)->float:
+        "Return the spread of fresh weights: transformers' .02, which is meant for a width of 768, at this width."
+        return .02*(768/self.width)**.5
+
 def peer_config(base:Captioner, # of the preset that is compared
                 size:int,       # see `PeerConfig`
                )->PeerConfig:

@@ -63,6 +63,7 @@ class Terms:
     rates:tuple=(1e-3, 3e-3) # learning rates from which the search starts
     beams:int=5                   # width of the search for captions
     data:str=''                   # checksum of the training images and captions
+    dropout:float=0.              # probability, in all parts that train
 
     @property
     def decoding(self)->dict:
@@ -72,7 +73,7 @@ class Terms:
     @property
     def baseline(self)->Recipe:
         "Return our baseline; all its epochs are replaced by steps."
-        return baseline_recipe(self.preset, self.images, epochs=1)
+        return baseline_recipe(self.preset, self.images, epochs=1).change(dict(dropout=self.dropout))
 
     def summary(self)->dict:
         "Return the terms as JSON keeps them, to tell whether a result is of these."
@@ -208,6 +209,7 @@ class PeersParameters:
     test:str|None=None          # (default: test2017 where the data have it, else every second image of the dev split)
     objects:str|None=None       # folder whose dev split tells what captions invent (default: the test images)
     budget:float=600.           # seconds of training of each run
+    dropout:float=0.            # probability, in all parts that train
     learning_rates:list|None=None # from which everybody's search starts (default: 1e-3, 3e-3)
     peers:list|None=None        # names in PEERS (default: all)
     ours:list|None=None         # designs and schedules; the baseline is always measured (default: DEFAULT_OURS)
@@ -255,4 +257,5 @@ class PeersParameters:
               data:str='',      # their checksum
              )->Terms:
         "Return what is equal for all."
-        return Terms(self.preset, self.budget, images, tuple(self.learning_rates or Terms.rates), data=data)
+        return Terms(self.preset, self.budget, images, tuple(self.learning_rates or Terms.rates), data=data,
+                     dropout=self.dropout)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.captioner import Captioner
-from .cross_attention_peers import BlipDecoder, EncoderDecoder, GptCrossAttention
+from .cross_attention_peers import BlipDecoder, EncoderDecoder, GptCrossAttention, HalfFrozenGpt
 from .peer_models import PeerModel, count_trainable, peer_config, start_peer
 from .prefix_peers import Blip2, ClipCap, GitDecoder
 
@@ -84,19 +84,23 @@ class Peer:
     differs:str # from what was published
 
 _SMALL = 'trained on the captions of this comparison alone'
+_FROZEN = 'words keep the positions of the pretraining; the frozen decoder has few blocks, which leaves more to the prefix'
 
 PEERS = {
     'gpt2': Peer('VisionEncoderDecoder with GPT-2 (Rothe et al. 2020)', GptCrossAttention,
                  'all blocks and embeddings, which train',
                  'starts from a smaller decoder; keeps all of it, though that is more than trains of ours'),
+    'gpt2 half frozen': Peer('the same, frozen as ours is', HalfFrozenGpt,
+                             'all blocks and embeddings, of which the embeddings and the lower half stay frozen',
+                             'starts from a smaller decoder; freezes half of it'),
     'git': Peer('GIT (Wang et al. 2022)', GitDecoder, 'the token embedding, which trains and is the output layer',
                 f'frozen vision tower; {_SMALL}'),
     'blip': Peer('BLIP (Li et al. 2022)', BlipDecoder, 'the token embedding, which trains',
-                 f'frozen vision tower; the captioning task alone; {_SMALL}'),
+                 f'frozen vision tower; the captioning task alone; blocks start at random, not from BERT; {_SMALL}'),
     'blip2': Peer('BLIP-2 (Li et al. 2023)', Blip2, 'the whole decoder, frozen',
-                  f'the second stage alone; words keep the positions of the pretraining; {_SMALL}'),
+                  f'the second stage alone; {_FROZEN}; {_SMALL}'),
     'clipcap': Peer('ClipCap (Mokady et al. 2021)', ClipCap, 'the whole decoder, frozen',
-                    'the mapping network reads all patches; words keep the positions of the pretraining'),
+                    f'the mapping network reads all patches; {_FROZEN}'),
     'encoder-decoder': Peer('Transformer encoder-decoder (Vaswani et al. 2017, Cornia et al. 2020)', EncoderDecoder,
                             'the token embedding, which trains', 'no memory slots'),
     'lstm': Peer('Show, Attend and Tell (Xu et al. 2015)', ShowAttendTell,

@@ -12,7 +12,7 @@ from transformers import (AutoModelForCausalLM, Blip2QFormerConfig, Blip2QFormer
                           GitForCausalLM)
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..layers.backbones import NO_CODE
+from ..layers.backbones import NO_CODE, open_windows
 from .peer_models import PeerModel, filled_cache, keys_values
 
 # %% ../../nbs/training/18_prefix_peers.ipynb #f2b0560f
@@ -31,7 +31,7 @@ class GitDecoder(PeerModel):
             vision_config=tower, vocab_size=config.vocab_size, hidden_size=D, num_hidden_layers=config.size,
             num_attention_heads=config.heads, intermediate_size=4*D, max_position_embeddings=config.positions,
             hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout, pad_token_id=config.pad,
-            tie_word_embeddings=True))
+            initializer_range=config.initial_std, tie_word_embeddings=True))
         self.model.git.image_encoder = Given()
         for layer in self.model.git.encoder.layer: layer.attention.self.image_patch_tokens = config.num_patches
 
@@ -60,9 +60,15 @@ class PrefixPeer(PeerModel):
         self.decoder = AutoModelForCausalLM.from_config(config.language_model, **NO_CODE)
         self.decoder.requires_grad_(False)
         self.build_prefix(config)
+        open_windows(self.decoder, self.prefix_length)
 
     def build_prefix(self, config):
         "Make the parts that train."
+        raise NotImplementedError
+
+    @property
+    def prefix_length(self)->int:
+        "Return N."
         raise NotImplementedError
 
     def prefix(self, patch_features:Tensor, # (B,P,Dv)
@@ -110,10 +116,13 @@ class Blip2(PrefixPeer):
         self.qformer = Blip2QFormerModel(Blip2QFormerConfig(
             hidden_size=D, encoder_hidden_size=D, num_hidden_layers=config.size, num_attention_heads=config.heads,
             intermediate_size=4*D, cross_attention_frequency=2, hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout))
+            attention_probs_dropout_prob=config.dropout, initializer_range=config.initial_std))
         self.language_projection = nn.Linear(D, D)
-        nn.init.normal_(self.language_projection.weight, std=.02) # as transformers' BLIP-2
+        nn.init.normal_(self.language_projection.weight, std=config.initial_std) # as transformers' BLIP-2
         nn.init.zeros_(self.language_projection.bias)
+
+    @property
+    def prefix_length(self): return self.config.num_queries
 
     def prefix(self, patch_features):
         queries = self.queries.expand(len(patch_features), -1, -1)
@@ -128,9 +137,13 @@ class ClipCap(PrefixPeer):
     def build_prefix(self, config):
         D = config.width
         self.project = nn.Linear(config.num_features, D)
-        self.constants = nn.Parameter(torch.empty(1, self.LENGTH, D).normal_(std=.02))
-        layer = nn.TransformerEncoderLayer(D, config.heads, 2*D, config.dropout, batch_first=True, norm_first=True)
-        self.mapper = nn.TransformerEncoder(layer, config.size, nn.LayerNorm(D), enable_nested_tensor=False)
+        self.constants = nn.Parameter(torch.randn(1, self.LENGTH, D))
+        layers = [nn.TransformerEncoderLayer(D, config.heads, 2*D, config.dropout, batch_first=True, norm_first=True)
+                  for _ in range(config.size)] # each with weights of its own, which nn.TransformerEncoder's are not
+        self.mapper = nn.Sequential(*layers)
+
+    @property
+    def prefix_length(self): return self.LENGTH
 
     def prefix(self, patch_features):
         patches = self.project(patch_features)
