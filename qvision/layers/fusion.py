@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention, Dropout, feed_forward
-from .backbones import before, blocks_of
+from .backbones import before, blocks_of, open_windows
 
 # %% ../../nbs/layers/07_fusion.ipynb #cb442a4b
 class LateFusion(nn.Module):
@@ -77,17 +77,21 @@ class Prefix(nn.Module):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         total = max(past, n) + T
         self._check_room(decoder, n, total)
-        # 1. the embeddings: at the first step the image, then the words
-        words = decoder.get_input_embeddings()(input_ids)
-        embeds = words if past else torch.cat((keys_values.to(words.dtype), words), 1)
+        # 1. the embeddings and their positions: at the first step the image, then the words
+        embeds = decoder.get_input_embeddings()(input_ids)
+        positions = torch.arange(total - n - T, total - n, device=input_ids.device)
+        if not past:
+            open_windows(decoder, n)
+            embeds = torch.cat((keys_values.to(embeds.dtype), embeds), 1)
+            positions = torch.cat((positions.new_zeros(n), positions))
         # 2. the mask: every word sees all visual tokens
         mask = attention_mask
         if mask is None: mask = torch.ones(B, total - n, dtype=torch.long, device=input_ids.device)
         mask = torch.cat((mask.new_ones(B, n), mask), 1)
         # 3. the decoder
         extra = dict(output_attentions=True) if need_weights else {}
-        out = decoder(inputs_embeds=embeds, attention_mask=mask, past_key_values=past_key_values, use_cache=use_cache,
-                      **extra)
+        out = decoder(inputs_embeds=embeds, position_ids=positions[None], attention_mask=mask,
+                      past_key_values=past_key_values, use_cache=use_cache, **extra)
         weights = self._weights(out, T, n) if need_weights else None
         return out.last_hidden_state[:, -T:], out.past_key_values, weights
 

@@ -155,4 +155,5 @@ def finding(rows:list[dict])->str: # of `compare_peers`
     best = max(peers, key=lambda row: row['difference'])
     counts = {word: sum(row['verdict'] == word for row in peers) for word in ('worse', 'better', 'unclear')}
     told = ', '.join(f'{count} {word}' for word, count in counts.items())
-    return f'{len(peers)} peers beside ours: {told}; the best, {best["name"]}: CIDEr {best["difference"]:+.3f} to ours'
+    gap = f'{best["difference"]:+.3f}'
+    return f'{len(peers)} peers beside ours: {told}; the best, {best["name"]}: CIDEr {gap} against ours'

@@ -76,6 +76,8 @@ class PeerModel(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.build(config)
         lean_activations(self) # as ours
+        for part in self.modules(): # fused attention's backward pass takes longer on a CPU
+            if isinstance(part, PreTrainedModel) and part is not self: part.set_attn_implementation('eager')
         self.tokenizer = None
         self.post_init()
 

@@ -6,8 +6,11 @@
 __all__ = ['Given', 'GitDecoder', 'PrefixPeer', 'Blip2', 'ClipCap']
 
 # %% ../../nbs/training/18_prefix_peers.ipynb #e4102103
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (AutoModelForCausalLM, Blip2QFormerConfig, Blip2QFormerModel, DynamicCache, GitConfig,
                           GitForCausalLM)
 from transformers.modeling_outputs import BaseModelOutput
@@ -147,5 +150,6 @@ class ClipCap(PrefixPeer):
 
     def prefix(self, patch_features):
         patches = self.project(patch_features)
-        constants = self.constants.expand(len(patches), -1, -1)
-        return self.mapper(torch.cat((patches, constants), 1))[:, -self.LENGTH:]
+        both = torch.cat((patches, self.constants.expand(len(patches), -1, -1)), 1)
+        plain = sdpa_kernel(SDPBackend.MATH) if both.device.type == 'cpu' else nullcontext() # see `PeerModel`
+        with plain: return self.mapper(both)[:, -self.LENGTH:]
