@@ -84,13 +84,14 @@ class Peer:
     differs:str # from what was published
 
 _SMALL = 'trained on the captions of this comparison alone'
-_FROZEN = 'words keep the positions of the pretraining; the frozen decoder has few blocks, which leaves more to the prefix'
+_FROZEN = ('words keep the positions of the pretraining; the frozen decoder has few blocks, '
+           'which leaves more to the prefix')
 
 PEERS = {
     'gpt2': Peer('VisionEncoderDecoder with GPT-2 (Rothe et al. 2020)', GptCrossAttention,
                  'all blocks and embeddings, which train',
                  'starts from a smaller decoder; keeps all of it, though that is more than trains of ours'),
-    'gpt2 half frozen': Peer('the same, frozen as ours is', HalfFrozenGpt,
+    'gpt2 half frozen': Peer('the same, half of it frozen as in ours', HalfFrozenGpt,
                              'all blocks and embeddings, of which the embeddings and the lower half stay frozen',
                              'starts from a smaller decoder; freezes half of it'),
     'git': Peer('GIT (Wang et al. 2022)', GitDecoder, 'the token embedding, which trains and is the output layer',
