@@ -91,7 +91,7 @@ PEERS = {
     'gpt2': Peer('VisionEncoderDecoder with GPT-2 (Rothe et al. 2020)', GptCrossAttention,
                  'all blocks and embeddings, which train',
                  'starts from a smaller decoder; keeps all of it, though that is more than trains of ours'),
-    'gpt2 half frozen': Peer('the same, half of it frozen as in ours', HalfFrozenGpt,
+    'gpt2 half frozen': Peer('VisionEncoderDecoder with GPT-2, half frozen as ours is', HalfFrozenGpt,
                              'all blocks and embeddings, of which the embeddings and the lower half stay frozen',
                              'starts from a smaller decoder; freezes half of it'),
     'git': Peer('GIT (Wang et al. 2022)', GitDecoder, 'the token embedding, which trains and is the output layer',
