@@ -153,6 +153,7 @@ def open_windows(decoder:nn.Module,
     for block in blocks_of(decoder):
         attention = getattr(getattr(block, 'attn', None), 'attention', None)
         if getattr(attention, 'attention_type', None) != 'local': continue
+        if attention.bias[0, 0, -1, :count].all(): continue # open already: a fusion asks at every pass
         opened = attention.bias.clone() # (1,1,positions,positions), whether a token (row) sees another (column)
         opened[..., :count] = torch.ones_like(opened).tril()[..., :count]
         attention.bias = opened

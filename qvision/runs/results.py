@@ -35,13 +35,15 @@ def recipe_of(run:Run # an evaluation
     bridge = trained.params['bridge'] or get_preset(trained.params['preset']).bridge
     return f'{_bridge_name(bridge)}, phase {trained.params["phase"]} ({trained.name})'
 
+def _in_points(scores:dict, metrics)->list[str]: # empty where there is no score
+    return [f'{100*scores[name]:.1f}' if scores.get(name) is not None else '' for name in metrics]
+
 def points(run:Run,
            who:str, # whose captions: 'model', 'people' …
            metrics, # names of the columns
           )->list[str]:
     "Return scores in points; what was not measured is empty."
-    scores = run.metrics['scores'][who]
-    return [f'{100*scores[name]:.1f}' if name in scores else '' for name in metrics]
+    return _in_points(run.metrics['scores'][who], metrics)
 
 # %% ../../nbs/runs/11_results.ipynb #d60ef5a4
 EQUAL_TERMS = 'photo-peers' # name of the run
@@ -66,13 +68,12 @@ def peer_rows(run:Run, # of peers.ipynb
     "Return a row per contender: its name, steps, scores in points, and CIDEr minus that of our baseline."
     rows = []
     for row in run.metrics['rows']:
-        scores = [f'{100*row[name]:.1f}' if row.get(name) is not None else '' for name in metrics]
         gap = ''
         if row['name'] != BASELINE and 'difference' in row:
             low, high = 100*row['difference_low'], 100*row['difference_high']
             gap = f'{100*row["difference"]:+.1f} [{low:+.1f}, {high:+.1f}]'
         steps = str(row['steps']) if row.get('steps') else ''
-        rows.append([contender_of(row, run.metrics['terms']['preset']), steps, *scores, gap])
+        rows.append([contender_of(row, run.metrics['terms']['preset']), steps, *_in_points(row, metrics), gap])
     return rows
 
 # %% ../../nbs/runs/11_results.ipynb #902dfdaf

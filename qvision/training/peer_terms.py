@@ -23,7 +23,7 @@ from ..model.captioner import Captioner
 from ..model.parameters import apply_phase
 from .callbacks import WeightAverage
 from .dataset import CaptionDataset
-from .designs import BASELINE, DESIGNS, Recipe, baseline_recipe
+from .designs import BASELINE, DESIGNS, Recipe, baseline_recipe, distinct
 from .frozen_cache import cached_states, frozen_depth
 from .measure_designs import on_device
 from .peer_models import count_trainable
@@ -102,14 +102,8 @@ def resolve_contenders(names, terms:Terms)->list[str]: # in the order of computi
     "Return the baseline and those that differ from it and from each other."
     check_contenders(names)
     others = [name for name in dict.fromkeys(names) if name != BASELINE]
-    known = [terms.baseline] # recipes of ours
-    chosen = [BASELINE]
-    for name in others:
-        recipe = recipe_of(name, terms)
-        if name in DESIGNS and recipe in known: continue
-        if name in DESIGNS: known.append(recipe)
-        chosen.append(name)
-    return chosen
+    ours = distinct({BASELINE: terms.baseline} | {name: recipe_of(name, terms) for name in others if name in DESIGNS})
+    return [BASELINE, *(name for name in others if name in ours or name not in DESIGNS)]
 
 def stages_of(name:str, terms:Terms)->list[Stage]:
     "Return the stages of a contender's training: one, or those of a schedule."
