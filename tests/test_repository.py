@@ -161,7 +161,8 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.training.swap_decoder import SwapParameters
     return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
-                swap_decoder=SwapParameters, benchmark=BenchmarkParameters, benchmark_gpu=GpuParameters, claims=ClaimsParameters,
+                swap_decoder=SwapParameters, benchmark=BenchmarkParameters, benchmark_gpu=GpuParameters,
+                claims=ClaimsParameters,
                 pretrain_decoder=DecoderParameters, gallery=GalleryParameters, photo_design=DesignParameters,
                 robustness=RobustnessParameters, peers=PeersParameters)
 

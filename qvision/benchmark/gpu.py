@@ -194,7 +194,8 @@ def peer_setup(system:System,
     model = on_gpu(system, torch.float32, device).train()
     optimiser = torch.optim.AdamW(model.parameters(), 2e-5, fused=True)
     pixels = torch.randn(batch, 3, system.image_size, system.image_size, device=device)
-    ids = torch.randint(10, model.get_output_embeddings().out_features, (batch, tokens), device=device)
+    vocabulary = getattr(model.config, 'text_config', model.config).vocab_size
+    ids = torch.randint(10, vocabulary, (batch, tokens), device=device)
     forward = torch.compile(model) if compiled else model
     def step():
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
