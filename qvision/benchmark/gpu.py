@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['GRAPHS', 'FORMS', 'UNROLLED', 'finishing', 'device_speeds', 'gpu_systems', 'on_gpu', 'compile_model', 'caption_task',
-           'caption_tasks_on', 'time_captions', 'peer_setup', 'training_setups', 'time_training', 'seconds_table',
-           'GpuParameters']
+           'caption_tasks_on', 'time_captions', 'peer_setup', 'training_setups', 'time_training', 'kept_rows',
+           'seconds_table', 'best_forms', 'finding', 'GpuParameters']
 
 # %% ../../nbs/benchmark/08_gpu.ipynb #e5b6d854
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -20,6 +22,7 @@ from .peers import (PUBLISHED, System, caption_once, full_size, giants, peers, p
                                      unloaded)
 from .timing import DTYPES, interleaved, summary, timed
 from .training_step import LOOP, training_setup, update
+from ..files import whole_file
 from ..inference.cuda_graph import CaptionGraph, unrolled_decode
 from ..inference.greedy import text_step
 from ..layers.vision import tower_config
@@ -243,6 +246,18 @@ def time_training(setups:dict,   # of `training_setups`
             for (system, form), seconds in interleaved(steps, turns, 1, progress).items()]
     return rows + found
 
+# %% ../../nbs/benchmark/08_gpu.ipynb #21880020
+def kept_rows(path,             # JSON file
+              measure:Callable, # () -> rows
+             )->list[dict]:
+    "Measure, or load what a run that was stopped has measured."
+    path = Path(path)
+    if path.is_file(): return json.loads(path.read_text())
+    rows = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as writing: writing.write_text(json.dumps(rows))
+    return rows
+
 # %% ../../nbs/benchmark/08_gpu.ipynb #866ef1b0
 def seconds_table(rows:list[dict],  # of `time_captions` or `time_training`
                   per:float=1,      # 1000: in milliseconds
@@ -254,6 +269,24 @@ def seconds_table(rows:list[dict],  # of `time_captions` or `time_training`
     order = dict.fromkeys(row['system'] for row in taken)
     return table.loc[list(order), [form for form in FORMS if form in table]]
 
+# %% ../../nbs/benchmark/08_gpu.ipynb #e1b29837
+def best_forms(rows:list[dict] # of `time_captions`
+              )->dict:         # system -> (seconds, form), the fastest first
+    "Return each system's fastest form."
+    best = {}
+    for row in rows:
+        if 'missing' in row: continue
+        taken = row['seconds']['median'], row['form']
+        best[row['system']] = min(taken, best.get(row['system'], taken))
+    return dict(sorted(best.items(), key=lambda item: item[1]))
+
+def finding(best:dict, # of `best_forms`
+            card:str,  # its name
+           )->str:
+    "Say in a line how long a caption takes."
+    each = [f'{system} {1000*seconds:.0f} ms ({form})' for system, (seconds, form) in best.items()]
+    return f'{card}, one caption: {", ".join(each)}'
+
 # %% ../../nbs/benchmark/08_gpu.ipynb #c645f9b2
 @dataclass
 class GpuParameters:
@@ -262,6 +295,7 @@ class GpuParameters:
     tokens:int=20       # per caption
     turns:int=7         # of each system
     batch_size:int=64   # pictures at once, and captions of a training step
+    compiled:bool=True  # by torch.compile as well, which takes minutes
     large:bool=True     # BLIP-2 (7.5 GB) and LLaVA (14 GB) take part
     name:str|None=None  # of this run (default: its kind and the time)
     resume:bool=False   # go on with a run of that name
