@@ -148,6 +148,7 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.analysis.gallery import GalleryParameters
     from qvision.analysis.evolution import SimilarityParameters
     from qvision.benchmark.captioning import BenchmarkParameters
+    from qvision.benchmark.gpu import GpuParameters
     from qvision.evaluation.evaluate import EvaluateParameters
     from qvision.runs.claims import ClaimsParameters
     from qvision.runs.robustness import RobustnessParameters
@@ -160,7 +161,8 @@ def parameter_classes()->dict: # experiment -> dataclass of its parameters
     from qvision.training.swap_decoder import SwapParameters
     return dict(train=TrainParameters, evaluate=EvaluateParameters, pretrain=PretrainParameters,
                 token_similarity=SimilarityParameters, attention=AttentionParameters, bridges=BridgesParameters,
-                swap_decoder=SwapParameters, benchmark=BenchmarkParameters, claims=ClaimsParameters,
+                swap_decoder=SwapParameters, benchmark=BenchmarkParameters, benchmark_gpu=GpuParameters,
+                claims=ClaimsParameters,
                 pretrain_decoder=DecoderParameters, gallery=GalleryParameters, photo_design=DesignParameters,
                 robustness=RobustnessParameters, peers=PeersParameters)
 

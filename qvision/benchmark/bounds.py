@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from .captioning import caption_once, visual_keys
-from .peers import full_size, full_variant
+from .peers import caption_once, full_size, full_variant, visual_keys
 from .process import in_process
 from .timing import interleaved, reading, summary
 from ..inference.greedy import greedy_decode

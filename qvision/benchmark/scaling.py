@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .captioning import caption_once
-from .peers import full_variant
+from .peers import caption_once, full_variant
 from .process import in_process
 from .timing import summary
 from .training_step import training_seconds
