@@ -50,8 +50,8 @@ _FEATURES = [
           runs=_newest('benchmark'),
           judge=judge_footprint),
     Claim('Features', 'Low latency, suitable for real-time applications (about 50 ms)',
-          test='time per caption on a graphics card, each in its fastest form, at most 50 ms: as published to hold, '
-               'with this code to hold in part; the published figure names no machine',
+          test='time per caption on a graphics card, at most 50 ms: as published, launched from Python, to hold; with '
+               'this code, compiled and recorded, to hold in part; the published figure names no machine',
           runs=lambda: dict(gpu=measured(_ON_GPU)),
           judge=judge_latency,
           photographs=_named(m='gallery-photo'),

@@ -108,8 +108,9 @@ def judge_queries(m):
 # %% ../../nbs/runs/08_rules.ipynb #39dd87dd
 def _beside_on_gpu(gpu, peer)->str:
     best = {system: row['seconds'] for system, row in gpu['best'].items()}
-    return (f'on one {gpu["device"]["name"]} {best[peer]/best["published algorithm"]:.1f} times and, '
-            f'as a recorded graph, {best[peer]/best["qvision"]:.0f} times')
+    return (f'on one {gpu["device"]["name"]}, launched from Python, {best[peer]/best["published algorithm"]:.2f} times as '
+            f'published, and {best[peer]/best["qvision"]:.0f} times where only qvision is a recorded graph, which is '
+            'not like for like')
 
 def judge_blip2(m, gpu):
     "Judge the speed against BLIP-2 on a CPU: 5 times as published to hold, with this code to hold in part."
@@ -178,8 +179,8 @@ def judge_photo_phases(m):
     first = rows['phase 1 alone']
     frozen = rows['phase 2 as frozen as 1']
     gains = np.subtract(both['seed_differences'], first['seed_differences'])
-    figure = (f'CIDEr after {m["terms"]["budget"]:g} seconds, mean of {both["seeds"]} seeds: {both["CIDEr"]:.3f} of both '
-              f'phases, {first["CIDEr"]:.3f} of phase 1 alone, {frozen["CIDEr"]:.3f} of both with as much frozen as in '
+    figure = (f'CIDEr after {m["terms"]["budget"]:g} seconds, mean of {both["seeds"]} seeds: {both["CIDEr"]:.3f} of '
+              f'both phases, {first["CIDEr"]:.3f} of phase 1 alone, {frozen["CIDEr"]:.3f} of both with as much frozen as in '
               f'phase 1; gain by seed {", ".join(f"{gain:+.3f}" for gain in gains)}')
     return figure, verdict_of(bool(gains.min() > 0), bool(gains.mean() > 0))
 
