@@ -180,8 +180,9 @@ def judge_photo_phases(m):
     frozen = rows['phase 2 as frozen as 1']
     gains = np.subtract(both['seed_differences'], first['seed_differences'])
     figure = (f'CIDEr after {m["terms"]["budget"]:g} seconds, mean of {both["seeds"]} seeds: {both["CIDEr"]:.3f} of '
-              f'both phases, {first["CIDEr"]:.3f} of phase 1 alone, {frozen["CIDEr"]:.3f} of both with as much frozen as in '
-              f'phase 1; gain by seed {", ".join(f"{gain:+.3f}" for gain in gains)}')
+              f'both phases ({both["steps"]} steps: the states of the frozen blocks are computed for each), '
+              f'{first["CIDEr"]:.3f} of phase 1 alone ({first["steps"]} steps), {frozen["CIDEr"]:.3f} of both with as much '
+              f'frozen as in phase 1; gain by seed {", ".join(f"{gain:+.3f}" for gain in gains)}')
     return figure, verdict_of(bool(gains.min() > 0), bool(gains.mean() > 0))
 
 # %% ../../nbs/runs/08_rules.ipynb #ddec2784
