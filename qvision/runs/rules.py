@@ -108,8 +108,8 @@ def judge_queries(m):
 # %% ../../nbs/runs/08_rules.ipynb #39dd87dd
 def _beside_on_gpu(gpu, peer)->str:
     best = {system: row['seconds'] for system, row in gpu['best'].items()}
-    return (f'on one {gpu["device"]["name"]}, launched from Python, {best[peer]/best["published algorithm"]:.2f} times as '
-            f'published, and {best[peer]/best["qvision"]:.0f} times where only qvision is a recorded graph, which is '
+    return (f'on one {gpu["device"]["name"]}, launched from Python, '
+            f'{best[peer]/best["published algorithm"]:.2f} times as published, and {best[peer]/best["qvision"]:.0f} times where only qvision is a recorded graph, which is '
             'not like for like')
 
 def judge_blip2(m, gpu):
@@ -181,8 +181,8 @@ def judge_photo_phases(m):
     gains = np.subtract(both['seed_differences'], first['seed_differences'])
     figure = (f'CIDEr after {m["terms"]["budget"]:g} seconds, mean of {both["seeds"]} seeds: {both["CIDEr"]:.3f} of '
               f'both phases ({both["steps"]} steps: the states of the frozen blocks are computed for each), '
-              f'{first["CIDEr"]:.3f} of phase 1 alone ({first["steps"]} steps), {frozen["CIDEr"]:.3f} of both with as much '
-              f'frozen as in phase 1; gain by seed {", ".join(f"{gain:+.3f}" for gain in gains)}')
+              f'{first["CIDEr"]:.3f} of phase 1 alone ({first["steps"]} steps), {frozen["CIDEr"]:.3f} of both with as '
+              f'much frozen as in phase 1; gain by seed {", ".join(f"{gain:+.3f}" for gain in gains)}')
     return figure, verdict_of(bool(gains.min() > 0), bool(gains.mean() > 0))
 
 # %% ../../nbs/runs/08_rules.ipynb #ddec2784
