@@ -66,6 +66,7 @@ HEADLINES = dict( # kind of run -> function of its metrics
     bridges=_bridges_headline,
     swap_decoder=_swap_headline,
     benchmark=_benchmark_headline,
+    benchmark_gpu=_finding,
     gallery=_gallery_headline,
     photo_design=_finding,
     peers=_finding,

@@ -51,14 +51,16 @@ class CaptionGraph:
                 ):
         if not pixel_values.is_cuda:
             raise ValueError(f'a CUDA graph needs a GPU; the pictures are on {pixel_values.device}')
+        self.write = write # keeps the model, whose memory the graph reads
         self.pixels = pixel_values.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(stream):
-            for _ in range(warm): write(self.pixels)
-        torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self.graph): self.ids = write(self.pixels)
+        with torch.cuda.device(pixel_values.device), torch.no_grad():
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(warm): write(self.pixels)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(self.graph): self.ids = write(self.pixels)
 
     def __call__(self, pixel_values:Tensor # (B,3,H,W)
                 )->Tensor:                 # (B,1+T)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOLDS', 'PART', 'FAILS', 'UNTESTABLE', 'MISSING', 'FREE', 'Claim', 'judged', 'usual', 'newest', 'evaluation',
-           'finished', 'above', 'shown', 'verdict_of']
+           'finished', 'measured', 'above', 'shown', 'verdict_of']
 
 # %% ../../nbs/runs/07_verdicts.ipynb #b0facf08
 from collections.abc import Callable
@@ -83,6 +83,11 @@ def finished(name:str)->Run: # None where there is none
     "Return a run by name, where it is done: runs on photographs have parameters of their own."
     run = find_run(name)
     return run if run and run.status == 'done' else None
+
+def measured(name:str)->Run: # None where there is none
+    "Return a run by name, where it has metrics: one that was stopped names there what is missing."
+    run = find_run(name)
+    return run if run and run.metrics else None
 
 # %% ../../nbs/runs/07_verdicts.ipynb #2c58cd6f
 def above(interval,       # (low, high)

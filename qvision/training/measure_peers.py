@@ -155,7 +155,7 @@ def _as_pace(name:str, size:int|None,
     if name not in PEERS: apply_phase(model, stages[-1].phase.frozen_ratio)
     return Pace(name, terms.summary(), size, *count_trainable(model), each, ahead, steps)
 
-def slowdown(now:np.ndarray, # (1,2) seconds ahead and of a step of the baseline
+def slowdown(now:np.ndarray, # (stages,2) seconds ahead and of a step of the baseline
              before:Pace,    # the baseline's, as it is kept
             )->float:
     "Return how many times as long the baseline's steps take as they did."
