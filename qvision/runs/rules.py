@@ -110,7 +110,7 @@ def _beside_on_gpu(gpu, peer)->str:
     best = {system: row['seconds'] for system, row in gpu['best'].items()}
     return (f'on one {gpu["device"]["name"]}, launched from Python, '
             f'{best[peer]/best["published algorithm"]:.2f} times as published, and '
-            f'{best[peer]/best["qvision"]:.0f} times where only qvision is a recorded graph, which is not like for like')
+            f'{best[peer]/best["qvision"]:.0f} times where only qvision is a recorded graph, not like for like')
 
 def judge_blip2(m, gpu):
     "Judge the speed against BLIP-2 on a CPU: 5 times as published to hold, with this code to hold in part."
