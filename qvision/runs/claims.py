@@ -103,8 +103,8 @@ _TRAINING = [
           runs=_newest('benchmark'),
           judge=judge_freezing),
     Claim('Training', 'Phase 2 refines what phase 1 learnt',
-          test='CIDEr on val2017 after either phase, five beams: intervals apart to hold fully; on photographs, both '
-               'phases beside phase 1 alone for the same seconds: better with every seed to hold, on average in part',
+          test='CIDEr on val2017 after either phase, five beams: intervals apart to hold fully; on photographs, '
+               'after equal seconds, better with every seed than phase 1 alone and than both phases equally frozen',
           runs=lambda: dict(one=evaluation(1), two=evaluation(2)),
           judge=judge_phases,
           photographs=_named(m='photo-peers'),
