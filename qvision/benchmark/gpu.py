@@ -110,11 +110,10 @@ def build_on(device:str, system:System, dtype:torch.dtype)->nn.Module:
     "Build a system on a device, with random matrices."
     return randomize(unloaded(system.build, dtype).to(device))
 
-def compile_model(model:nn.Module)->nn.Module:
+def compile_model(model:nn.Module)->None:
     "Compile a peer's forward passes in place, for growing texts."
     parts = [model.vision_model, model.text_decoder] if hasattr(model, 'text_decoder') else [model]
     for part in parts: part.compile(dynamic=True)
-    return model
 
 @torch.no_grad()
 def caption_task(system:System, form:str,

@@ -168,12 +168,12 @@ def measure_paces(names, ground:Ground,
     "Time the steps of all contenders in turns, unless that is done; a kept baseline takes part, for `slowdown`."
     kept = {name: load_kept(_pace_file(name, ground), Pace, ground.terms) for name in (BASELINE, *names)}
     sizes = {name: peer_size(name, ground.terms) if name in PEERS else None for name in names if not kept[name]}
-    taking_part = sizes | ({BASELINE: None} if sizes and kept[BASELINE] else {})
-    timed = {name: [] for name in taking_part}
+    again = {BASELINE: None} if sizes and kept[BASELINE] else {}
+    timed = {name: [] for name in sizes | again}
     for _ in range(rounds):
-        for name, size in taking_part.items(): timed[name].append(_time_stages(name, size, ground, count))
+        for name, size in (sizes | again).items(): timed[name].append(_time_stages(name, size, ground, count))
     medians = {name: np.median(times, 0) for name, times in timed.items()}
-    slower = slowdown(medians[BASELINE], kept[BASELINE]) if sizes and kept[BASELINE] else 1.
+    slower = slowdown(medians[BASELINE], kept[BASELINE]) if again else 1.
     for name, size in sizes.items():
         kept[name] = _as_pace(name, size, medians[name]/slower, ground)
         kept[name].save(_pace_file(name, ground))
