@@ -88,8 +88,7 @@ def _blip_unrolled(model, x, tokens):
 
 def _qvision_unrolled(model, x, tokens, step=text_step): return unrolled_decode(model, x, tokens, step)
 
-UNROLLED = {'qvision': _qvision_unrolled, PUBLISHED: published_decode, 'GIT-base': _git_unrolled,
-            'BLIP-base, 384 px': _blip_unrolled,
+UNROLLED = {'qvision': _qvision_unrolled, 'GIT-base': _git_unrolled, 'BLIP-base, 384 px': _blip_unrolled,
             'BLIP-large, 384 px': _blip_unrolled} # system -> (model, pixel_values, tokens) -> ids
 
 def gpu_systems(base:str='base',           # preset of qvision

@@ -28,7 +28,7 @@ def _named(**names:str)->Callable: # for Claim.photographs
     def look(): return {key: finished(name) for key, name in names.items()}
     return look
 
-_ON_GPU = 'benchmark-h100' # its captions were measured before its time was over
+_ON_GPU = 'benchmark-h100'
 
 def _speed_runs(): return dict(m=newest('benchmark'), gpu=measured(_ON_GPU)) # for Claim.runs
 
