@@ -6,10 +6,12 @@
 __all__ = ['linear_cka', 'SimilarityRecorder', 'evolution_gif', 'SimilarityParameters']
 
 # %% ../../nbs/analysis/02_evolution.ipynb #13e25e1d
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -72,19 +74,23 @@ def evolution_gif(records:list,     # of a SimilarityRecorder
                  )->None:
     "Draw an animation of the query-to-query cosines during training."
     import matplotlib.pyplot as plt # only where a figure is asked for
-    from matplotlib.animation import FuncAnimation, PillowWriter
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fig, ax = plt.subplots(figsize=(3.6, 3.2), layout='constrained')
     shown = ax.imshow(records[0]['query_query'], cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
     ax.set(xlabel='query', ylabel='query')
     fig.colorbar(shown, label='cosine, mean over images')
-    def draw(i):
-        shown.set_data(records[i]['query_query'])
-        ax.set_title(f'step {records[i]["step"]}')
-        return shown,
-    frames_per_second = max(1, round(len(records)/seconds))
-    FuncAnimation(fig, draw, len(records)).save(path, PillowWriter(frames_per_second), dpi=80)
+    frames = []
+    for record in records:
+        shown.set_data(record['query_query'])
+        ax.set_title(f'step {record["step"]}')
+        with io.BytesIO() as png:
+            fig.savefig(png, dpi=80)
+            frames.append(Image.open(png).convert('RGB'))
     plt.close(fig)
+    # one palette for all frames, which the bar of colours is part of: a third smaller than a palette for each
+    palette = frames[0].quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    first, *rest = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000*seconds/len(frames)), loop=0)
 
 # %% ../../nbs/analysis/02_evolution.ipynb #7aaef9dc
 @dataclass

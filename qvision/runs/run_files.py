@@ -83,13 +83,23 @@ WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 def _is_picture(output:dict)->bool: return 'image/png' in output.get('data', {})
 
+def _condensed(outputs:list)->list: # of a cell
+    "Leave progress bars out, and join what was printed piece by piece."
+    kept = []
+    for output in outputs:
+        if WIDGET in output.get('data', {}): continue
+        if kept and output['output_type'] == 'stream' and kept[-1].get('name') == output['name']:
+            kept[-1]['text'] = [*kept[-1]['text'], *output['text']]
+        else: kept.append(output)
+    return kept
+
 def refer_to_figures(notebook:Path,    # executed, in the folder of its run
                      names:list[str]): # figures in figures/, in the order in which the notebook shows them
-    "Replace a notebook's pictures by references to the run's figures, if their numbers agree; drop progress bars."
+    "Replace a notebook's pictures by references to the run's figures, if their numbers agree; condense its outputs."
     nb = read_json(notebook)
     nb['metadata'].pop('widgets', None)
     cells = [c for c in nb['cells'] if c['cell_type'] == 'code']
-    for c in cells: c['outputs'] = [o for o in c['outputs'] if WIDGET not in o.get('data', {})]
+    for c in cells: c['outputs'] = _condensed(c['outputs'])
     pictures = [o for c in cells for o in c['outputs'] if _is_picture(o)]
     if len(pictures) == len(names):
         for output, name in zip(pictures, names):
