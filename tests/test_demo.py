@@ -205,6 +205,7 @@ def test_an_example_and_the_camera(page):
     page.locator('#first .hint').wait_for()
     page.locator('#picture').get_by_label('Capture from camera').click()
     page.locator('#picture').get_by_text('Access Webcam').click()
+    page.wait_for_function("() => document.querySelector('#picture video')?.videoWidth > 0") # it has a picture
     page.locator('#picture').get_by_label('capture photo').click()
     page.locator('#first .caption').wait_for()
 

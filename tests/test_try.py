@@ -177,7 +177,7 @@ def test_tokens_become_the_words_of_python(view, scripts):
     view.goto(f'{scripts}/docs/try/try.css')
     tokenizer = tiny_captioner().tokenizer
     for text in ('A café, 2 naïve "birds".', '  🐈 on\na mat\t', 'x'):
-        ids = [1, *tokenizer(text, add_special_tokens=False).input_ids, 2]
+        ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         decoded, words = view.evaluate(WORDS, [tokenizer.backend_tokenizer.to_str(), ids])
         assert decoded == tokenizer.decode(ids, skip_special_tokens=True) == text
         expected = words_of_ids(tokenizer, ids)

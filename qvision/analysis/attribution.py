@@ -37,9 +37,11 @@ def words_of_ids(tokenizer,
     "Put words together from their tokens; punctuation stays with its word."
     def decode(tokens): return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     ids = _before_end(tokenizer, ids)
+    special = set(tokenizer.all_special_ids) # an untrained captioner may say them in mid-caption
     spans = [] # positions of each word
     before = ''
     for k in range(1, len(ids)):
+        if ids[k] in special: continue
         text = decode(ids[1:k + 1])
         begins = text[len(before):len(before) + 1].isspace()
         if begins or not spans: spans.append([k])

@@ -116,6 +116,7 @@
     if (busy) return
     if (!file) return say('There is no picture in it: drop or paste the file of one.', true)
     busy = true
+    page.setAttribute('aria-busy', 'true')
     let pixels
     try { pixels = await decode(file) } catch (error) {
       settle()
@@ -126,7 +127,6 @@
     note.hidden = true
     words.textContent = ''
     bar.hidden = false
-    page.setAttribute('aria-busy', 'true')
     say(loaded ? 'Looking at the picture …' : `Loading the captioner: ${megabytes(bytes)} MB, once`)
     try {
       if (!worker) start()
