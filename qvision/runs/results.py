@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'EQUAL_TERMS', 'published_rows', 'photograph_evaluations', 'recipe_of', 'points', 'equal_terms',
-           'contender_of', 'peer_rows', 'named_in_gallery']
+           'contender_of', 'gap_in_points', 'peer_rows', 'peers_side_by_side', 'named_in_gallery']
 
 # %% ../../nbs/runs/11_results.ipynb #0ecca281
 from ..config import get_preset
@@ -46,11 +46,12 @@ def points(run:Run,
     return _in_points(run.metrics['scores'][who], metrics)
 
 # %% ../../nbs/runs/11_results.ipynb #d60ef5a4
-EQUAL_TERMS = 'photo-peers' # name of the run
+EQUAL_TERMS = dict(photographs='photo-peers', drawings='peers-mini') # data -> name of the run
 
-def equal_terms()->Run|None: # None where it is not done
+def equal_terms(data:str='photographs', # or 'drawings'
+               )->Run|None:             # None where it is not done
     "Return the run that compares our captioner with its peers."
-    return finished(EQUAL_TERMS)
+    return finished(EQUAL_TERMS[data])
 
 def contender_of(row:dict,   # of the run's metrics
                  preset:str, # that all contenders share
@@ -62,19 +63,29 @@ def contender_of(row:dict,   # of the run's metrics
     bridge = get_preset(preset).bridge if name == BASELINE else name.removeprefix('bridge ')
     return f'qvision, {_bridge_name(bridge)}'
 
+def gap_in_points(row:dict # of a comparison, paired by image
+                 )->str:   # empty for the baseline, and where nothing is compared
+    "Return how far a row's CIDEr is from the baseline's, with the interval."
+    if not row.get('difference'): return ''
+    gap, low, high = (f'{100*row[name]:+.1f}' for name in ('difference', 'difference_low', 'difference_high'))
+    return f'{gap} [{low}, {high}]'
+
 def peer_rows(run:Run, # of peers.ipynb
               metrics, # names of the columns
              )->list[list[str]]:
     "Return a row per contender: its name, steps, scores in points, and CIDEr minus that of our baseline."
     rows = []
     for row in run.metrics['rows']:
-        gap = ''
-        if row['name'] != BASELINE and 'difference' in row:
-            low, high = 100*row['difference_low'], 100*row['difference_high']
-            gap = f'{100*row["difference"]:+.1f} [{low:+.1f}, {high:+.1f}]'
         steps = str(row['steps']) if row.get('steps') else ''
-        rows.append([contender_of(row, run.metrics['terms']['preset']), steps, *_in_points(row, metrics), gap])
+        name = contender_of(row, run.metrics['terms']['preset'])
+        rows.append([name, steps, *_in_points(row, metrics), gap_in_points(row)])
     return rows
+
+# %% ../../nbs/runs/11_results.ipynb #92d6b279
+def peers_side_by_side(first:Run, second:Run)->list[list[str]]:
+    "Return a row per contender of both runs, as the second one orders them: its name, and of each run CIDEr and gap."
+    known = {name: cells for name, _, *cells in peer_rows(first, ('CIDEr',))}
+    return [[name, *known[name], *cells] for name, _, *cells in peer_rows(second, ('CIDEr',)) if name in known]
 
 # %% ../../nbs/runs/11_results.ipynb #902dfdaf
 def named_in_gallery()->tuple: # (run, names of the photographs whose subject the caption names, names of all)
