@@ -255,6 +255,14 @@ def test_pages_of_a_run_are_shown_live(docs, tmp_path):
     assert (tmp_path/'site/experiments/own/explain-coffee.html').is_file()
 
 
+def test_links_of_the_readme_lead_somewhere_from_the_site(docs, root):
+    text = docs.lead_outside('[results](RESULTS.md), [rules](tools/README.md), [a](https://x.org/b.md)')
+    outside = f'{docs.get_config().git_url}/blob/main/tools/README.md'
+    assert text == f'[results](results.html), [rules]({outside}), [a](https://x.org/b.md)'
+    for page in ('README.md', 'RESULTS.md'): # or the site's check of links fails, which takes minutes
+        assert not re.search(r'\]\((?!\w+:)[^)]+\.md\)', docs.lead_outside((root/page).read_text(encoding='utf8')))
+
+
 def test_no_two_pages_have_one_title(root):
     heads = [nbformat.read(path, 4).cells[0].source.splitlines()[0].lower() for path in (root/'nbs').rglob('*.ipynb')]
     assert [title for title, n in Counter(heads).items() if n > 1] == []

@@ -90,12 +90,18 @@ def add_reference()->None:
         if module and page.is_file(): show_names(page, f'{get_config().lib_name}.{module[1]}')
 
 
+def lead_outside(text:str)->str:
+    "Make the links of a page of the repository lead to the site's results, and to the repository for other files."
+    text = text.replace('](RESULTS.md)', '](results.html)')
+    return re.sub(r'\]\((?!\w+:)([\w./-]+\.md)\)', rf']({get_config().git_url}/blob/main/\1)', text)
+
+
 def write_generated(offer:bool)->None: # whether the site captions
     "Make the pages whose tables come from archived runs: home from README.md, and the results."
     for name, source in (('index', 'README.md'), ('results', 'RESULTS.md')):
         page = PROC/f'{name}.ipynb'
         nb = nbformat.read(page, 4)
-        text = (ROOT/source).read_text(encoding='utf8').replace('](RESULTS.md)', '](results.html)')
+        text = lead_outside((ROOT/source).read_text(encoding='utf8'))
         text = text[text.index('\n\n', text.index('\n> ')):] # title and summary are front matter already
         text = re.sub(r'(?m)^\[!\[.*\n', '', text) # badges are pictures from elsewhere
         if name == 'index' and offer: text = with_link(text)
