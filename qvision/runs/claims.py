@@ -77,7 +77,7 @@ _PERFORMANCE = [
     Claim('Performance', 'Strong captions on COCO with significantly fewer parameters',
           test='needs COCO and pretrained weights, which a machine without a network does not have: '
                '`qvision data coco`, preset base; beside it, the small captioner that ships on a slice of COCO',
-          photographs=_named(m='photo-rate2-phase3-coco-val2017'),
+          photographs=_named(m='photo-mlp-mixed-phase3-coco-val2017'),
           judge_photographs=judge_coco),
     Claim('Performance', '5 times faster than BLIP-2 (~7B)',
           test='twenty tokens of one image, both at full size, own fastest precision, interleaved; the verdict is that '
