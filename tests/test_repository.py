@@ -250,7 +250,7 @@ def test_archive_is_small(root):
     listing = ['git', 'ls-files', '-z', 'experiments']
     tracked = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout
     size = sum((root/name).stat().st_size for name in tracked.split('\0') if name)
-    assert size < 5.75e6, f'experiments/ has {size/1e6:.2f} MB in git'
+    assert size < 5.8e6, f'experiments/ has {size/1e6:.2f} MB in git'
 
 
 def test_readme_is_current(root):
