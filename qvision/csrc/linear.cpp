@@ -147,7 +147,7 @@ INLINE void add_scaled(const Int32x16 (&sum)[kRows][kPanels], const uint16_t* sc
 // How far ahead of an offset in a panel memory is fetched, in bytes. After the end of its panels a thread goes on with
 // the next ones.
 inline int64_t fetched_ahead(int64_t offset, int64_t panel_size, int64_t num_panels) {
-  constexpr int64_t kAhead = 2048;
+  constexpr int64_t kAhead = 4096;
   return offset + kAhead < panel_size ? kAhead : kAhead + (num_panels - 1) * panel_size;
 }
 
