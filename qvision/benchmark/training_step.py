@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOP', 'autocast', 'update', 'published_step', 'cached_step', 'randomize', 'training_setup', 'training_seconds',
-           'training_peak', 'step_arguments', 'compare_steps', 'loading_seconds']
+           'training_peak', 'training_precisions', 'step_arguments', 'compare_steps', 'loading_seconds']
 
 # %% ../../nbs/benchmark/06_training_step.ipynb #d467439b
 import statistics
@@ -130,6 +130,11 @@ def training_peak(*args,   # of `training_setup`
 # %% ../../nbs/benchmark/06_training_step.ipynb #b66023bb
 LOOP = 'published loop'
 
+def training_precisions()->tuple:
+    """Return the precisions in which this processor trains: where bfloat16 is not at least that of AVX-512, PyTorch
+    emulates it on one thread, and a step of seconds takes minutes."""
+    return ('fp32', 'bf16') if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ('fp32',)
+
 def step_arguments(preset='base',         # of qvision
                    reference='reference', # preset of the published loop
                    frozen_ratio:float=.7, # frozen share of the decoder's blocks
@@ -154,13 +159,14 @@ def compare_steps(steps:dict # of `step_arguments`
     "Measure training steps relative to the published loop; a row is of the fastest precision, `by_precision` of each."
     # 1. the published loop
     loop = steps[LOOP]
-    taken = _in_turns(fp32=(*loop, 'fp32'), bf16=(*loop, 'bf16'))
+    both = training_precisions()
+    taken = _in_turns(**{precision: (*loop, precision) for precision in both})
     quicker = min(taken, key=lambda precision: (taken[precision]['median'], precision))
     rows = {LOOP: _measured_step(loop, quicker, taken[quicker], taken[quicker])}
     # 2. the others in turns with it: qvision in both precisions, another loop in the same one
     for name, step in steps.items():
         if name == LOOP: continue
-        precisions = ('fp32', 'bf16') if step[0] == 'cached' else (quicker,)
+        precisions = both if step[0] == 'cached' else (quicker,)
         taken = _in_turns(loop=(*loop, quicker), **{precision: (*step, precision) for precision in precisions})
         each = {precision: _measured_step(step, precision, taken[precision], taken['loop']) for precision in precisions}
         rows[name] = max(each.values(), key=lambda row: row['times_faster']) | dict(by_precision=each)

@@ -1,5 +1,6 @@
 #include "layer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -33,18 +34,25 @@ void gelu(float* x, int64_t count) {
   }
 }
 
+// An exponential that stays finite: compiled for speed, a division by infinity is a reciprocal and a correction, which
+// make it not a number.
+inline float finite_exp(float x) {
+  constexpr float kMost = 80;  // from here on 1 + exp(x) and exp(x) are the same float, and what they divide is zero
+  return std::exp(std::min(x, kMost));
+}
+
 // By an exponential, for which there are vector instructions: (1 + tanh(y)) / 2 = 1 - 1 / (exp(2y) + 1).
 void tanh_gelu(float* x, int64_t count) {
   constexpr float kSqrt2OverPi = .7978845608f;
   for (int64_t i = 0; i < count; i++) {
     const float y = kSqrt2OverPi * (x[i] + .044715f * x[i] * x[i] * x[i]);
-    x[i] *= 1 - 1 / (std::exp(2 * y) + 1);
+    x[i] *= 1 - 1 / (finite_exp(2 * y) + 1);
   }
 }
 
 void quick_gelu(float* x, int64_t count) {
   for (int64_t i = 0; i < count; i++) {
-    x[i] /= 1 + std::exp(-1.702f * x[i]);
+    x[i] /= 1 + finite_exp(-1.702f * x[i]);
   }
 }
 

@@ -98,7 +98,8 @@ def _tower(tower):
     conv = tower.embeddings.patch_embedding
     patches = nn.Linear(conv.weight[0].numel(), conv.out_channels, bias=False)
     patches.weight = nn.Parameter(conv.weight.detach().flatten(1), False)
-    return PackedLinear(patches), [_tower_layer(layer, tower.config) for layer in tower.encoder.layers]
+    layers = tower.encoder.layers
+    return PackedLinear(patches, layers[0].mlp.fc1.bits), [_tower_layer(layer, tower.config) for layer in layers]
 
 def compiled_patches(tower:CLIPVisionModel, # whose linear layers are `PackedLinear`
                      pixel_values:Tensor,   # (B,3,H,W)
