@@ -26,6 +26,7 @@ from ..model.captioner import Captioner
 from ..model.parameters import apply_phase, build_meta
 from ..training.frozen_cache import Offload, FrozenStates, frozen_depth
 from ..training.dataset import Collate, gather_features
+from ..training.train_parameters import is_emulated
 
 # %% ../../nbs/benchmark/06_training_step.ipynb #56d8a06f
 def autocast(precision:str, # 'fp32' or 'bf16'
@@ -131,9 +132,8 @@ def training_peak(*args,   # of `training_setup`
 LOOP = 'published loop'
 
 def training_precisions()->tuple:
-    """Return the precisions in which this processor trains: where bfloat16 is not at least that of AVX-512, PyTorch
-    emulates it on one thread, and a step of seconds takes minutes."""
-    return ('fp32', 'bf16') if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ('fp32',)
+    "Return the precisions to time: where bfloat16 is emulated, a step of seconds takes minutes."
+    return ('fp32',) if is_emulated('bf16') else ('fp32', 'bf16')
 
 def step_arguments(preset='base',         # of qvision
                    reference='reference', # preset of the published loop

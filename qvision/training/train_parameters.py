@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRACKERS', 'TrainParameters', 'check_tracker', 'images_per_batch', 'num_processes', 'images_per_process',
-           'training_arguments', 'on_one_device']
+           'is_emulated', 'training_arguments', 'on_one_device']
 
 # %% ../../nbs/training/04_train_parameters.ipynb #a9a3cf79
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,6 +127,12 @@ def images_per_process(phase:Phase)->int:
     raise ValueError(f'{num_processes()} processes cannot share a batch of {images} images alike: set batch_size to '
                      f'{phase.captions_per_image} captions per image times a multiple of {num_processes()}')
 
+def is_emulated(precision:str # of a phase
+               )->bool:
+    "Return whether this machine only emulates a precision: bfloat16 without a GPU or AVX-512, on one thread."
+    if precision != 'bf16' or torch.cuda.is_available(): return False
+    return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
 def training_arguments(phase:Phase,
                        folder,                  # checkpoints go here
                        max_steps:int|None=None, # in place of the phase's epochs
@@ -136,6 +143,9 @@ def training_arguments(phase:Phase,
                       )->TrainingArguments:
     "Return a phase as transformers' arguments: AdamW, cosine down to `min_learning_rate`, clipping, accumulation."
     check_tracker(report_to)
+    if is_emulated(phase.precision):
+        warnings.warn('this machine emulates bfloat16 on one thread, where a step may take minutes: '
+                      'precision fp32 trains at full speed', stacklevel=2)
     lowest = min(phase.min_learning_rate, phase.learning_rate)
     arguments = TrainingArguments(
         output_dir=str(folder), disable_tqdm=True, seed=seed, data_seed=seed,
