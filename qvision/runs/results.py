@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'EQUAL_TERMS', 'published_rows', 'photograph_evaluations', 'recipe_of', 'points', 'equal_terms',
            'contender_of', 'gap_in_points', 'peer_rows', 'peers_side_by_side', 'seconds_at', 'seconds_cell',
-           'best_cell', 'processor_rows', 'seconds_of_form', 'named_in_gallery']
+           'best_cell', 'processor_row', 'processor_rows', 'seconds_of_form', 'named_in_gallery']
 
 # %% ../../nbs/runs/11_results.ipynb #0ecca281
 from ..config import get_preset
@@ -106,15 +106,18 @@ def best_cell(fastest:dict # a system's row of `speed_ratios`
     "Write the least seconds of a system, and the precision."
     return f'{fastest["seconds"]:.2f} ({fastest["precision"]})'
 
+def processor_row(m:dict,  # metrics of a benchmark
+                  name:str # of a system
+                 )->list[str]:
+    "Return a system's name, parameters, and seconds at equal precision and at its best."
+    equal = [seconds_cell(seconds_at(m['seconds'][name], precision)) for precision in PLAIN]
+    return [name, f'{m["parameters"][name]/1e6:,.0f} M', *equal, best_cell(m['fastest'][name])]
+
 def processor_rows(m:dict # metrics of a benchmark
-                  )->list[list]:
-    "Return a row per system, the fastest first: parameters, seconds at equal precision and at its best, times qvision."
-    rows = []
-    for name, fastest in sorted(m['fastest'].items(), key=lambda item: item[1]['seconds']):
-        equal = [seconds_cell(seconds_at(m['seconds'][name], precision)) for precision in PLAIN]
-        size = f'{m["parameters"][name]/1e6:,.0f} M'
-        rows.append([name, size, *equal, best_cell(fastest), f'{fastest["times_qvision"]:.1f}'])
-    return rows
+                  )->list[list[str]]:
+    "Return `processor_row` of each system, the fastest first, and how many times as long as qvision it takes."
+    order = sorted(m['fastest'].items(), key=lambda item: item[1]['seconds'])
+    return [[*processor_row(m, name), f'{fastest["times_qvision"]:.1f}'] for name, fastest in order]
 
 # %% ../../nbs/runs/11_results.ipynb #dc5158a5
 def seconds_of_form(rows:list, # of a part of a run of benchmark_gpu
