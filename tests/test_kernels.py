@@ -32,7 +32,7 @@ for bits, weights in ((4, torch.randint(-8, 8, (90, 256))), (8, torch.randint(-1
         assert torch.equal(kernels().linear(layer(weights, bits), rows[:count]), rows[:count] @ weights.float().T)
 digest = hashlib.sha256()
 plain = torch.nn.Linear(200, 333)
-for bits in (8, 4):
+for bits in (32, 16, 8, 4):
     for count in (1, 5, 40): digest.update(PackedLinear(plain, bits)(torch.randn(count, 200)).numpy().tobytes())
 print(instructions(), digest.hexdigest())
 '''

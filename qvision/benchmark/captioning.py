@@ -50,6 +50,10 @@ def shared_ids(ids:Tensor,      # (N,T) that a trained model wrote
                full:Captioner,  # one with more tokens
               )->Tensor:        # (N,T) for the other model's vocabulary
     "Translate captions for a model with more tokens."
+    known = full.get_input_embeddings().num_embeddings
+    if ids.max() >= known:
+        raise ValueError(f'the captions have token {int(ids.max())}, the full-size model knows {known}: a quick '
+                         'benchmark is for captioners of drawings')
     out = ids.clone()
     for old, new in _markers(small, full): out[ids == old] = new
     return out
@@ -125,7 +129,7 @@ def qvision_tasks(full:Captioner,       # at full size, in float32
                  )->tuple:              # tasks (system, variant) -> function; parameters system -> number
     "Make the tasks of qvision, with and without drafts, and of the published algorithm."
     own = dict(float32=full)
-    half = dict(bfloat16=full_size(preset, torch.bfloat16))
+    half = dict(bfloat16=full_size(preset, torch.bfloat16)) if 'bfloat16' in variants() else {}
     published = dict(float32=full_size(reference))
     published_half = dict(bfloat16=full_size(reference, torch.bfloat16))
     tasks = (_once('qvision', caption_once, own, tokens)

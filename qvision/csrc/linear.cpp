@@ -160,13 +160,13 @@ INLINE Float32x16 load_weights(const uint8_t* from) {
   return load_bfloat16(reinterpret_cast<const uint16_t*>(from));
 }
 
-// result += products of a block in a layer of floats.
-template <int kBits, int kRows, int kPanels>
-INLINE void add_floats(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+// result += products of a block in a layer of floats, whose weights in these panels are `weights`. What becomes a float
+// on the way is stored in `widened`, if that is asked for.
+template <int kBits, bool kWiden, int kRows, int kPanels>
+INLINE void add_floats(const Linear& layer, const uint8_t* weights, const InputRows& rows, int64_t row, float* widened,
                        Float32x16 (&result)[kRows][kPanels]) {
   constexpr int64_t kBytes = 2 * kBits;  // of one input
   const int64_t panel_size = kBytes * layer.in_features;
-  const uint8_t* weights = layer.code_data + panel * panel_size;
   const float* inputs = &rows.floats[row * layer.in_features];
 
   for (int64_t input = 0; input < layer.in_features; input++) {
@@ -178,6 +178,9 @@ INLINE void add_floats(const Linear& layer, int64_t panel, const InputRows& rows
       const uint8_t* from = weights + p * panel_size + offset;
       __builtin_prefetch(from + ahead);
       weight[p] = load_weights<kBits>(from);
+      if (kWiden) {
+        store(widened + (p * layer.in_features + input) * kLanes, weight[p]);
+      }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) {
@@ -190,14 +193,13 @@ INLINE void add_floats(const Linear& layer, int64_t panel, const InputRows& rows
   }
 }
 
-// result += products of a block in a layer of integers, group by group.
+// The same for a layer of integers, group by group.
 template <int kBits, int kRows, int kPanels>
-INLINE void add_integers(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row,
+INLINE void add_integers(const Linear& layer, const uint8_t* codes, int64_t panel, const InputRows& rows, int64_t row,
                          Float32x16 (&result)[kRows][kPanels]) {
   constexpr int64_t kInputs = 32 / kBits;
   const int64_t panel_size = 2 * kBits * layer.in_features;
   const int64_t group_size = layer.in_features / layer.num_groups;
-  const uint8_t* codes = layer.code_data + panel * panel_size;
   const uint16_t* scales = layer.scale_data + panel * kLanes * layer.num_groups;
   const int8_t* values = &rows.values[row * layer.in_features];
 
@@ -213,13 +215,15 @@ INLINE void add_integers(const Linear& layer, int64_t panel, const InputRows& ro
   }
 }
 
-template <int kBits, int kRows, int kPanels>
-inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& rows, int64_t row, Output output) {
+// `codes` are the layer's in these panels, in kBits.
+template <int kBits, bool kWiden, int kRows, int kPanels>
+inline void multiply_block(const Linear& layer, const uint8_t* codes, int64_t panel, const InputRows& rows, int64_t row,
+                           float* widened, Output output) {
   Float32x16 result[kRows][kPanels] = {};
   if constexpr (kBits >= 16) {
-    add_floats<kBits>(layer, panel, rows, row, result);
+    add_floats<kBits, kWiden>(layer, codes, rows, row, widened, result);
   } else {
-    add_integers<kBits>(layer, panel, rows, row, result);
+    add_integers<kBits>(layer, codes, panel, rows, row, result);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
@@ -230,29 +234,51 @@ inline void multiply_block(const Linear& layer, int64_t panel, const InputRows& 
   }
 }
 
-// All rows, in blocks of as many as the registers hold.
+// How many rows of sums the registers hold.
+template <int kPanels>
+constexpr int kRowsOfSums = kPanels <= 2 && kManyRegisters ? 8 : 4;
+
+// Rows from `row` on, in blocks.
 template <int kBits, int kPanels>
-inline void multiply_rows(const Linear& layer, int64_t panel, const InputRows& rows, Output output) {
-  int64_t row = 0;
-  if (kPanels <= 2 && kManyRegisters) {
+inline void multiply_rows(const Linear& layer, const uint8_t* codes, int64_t panel, const InputRows& rows, int64_t row,
+                          Output output) {
+  if (kRowsOfSums<kPanels> == 8) {
     for (; row + 8 <= rows.num_rows; row += 8) {
-      multiply_block<kBits, 8, kPanels>(layer, panel, rows, row, output);
+      multiply_block<kBits, false, 8, kPanels>(layer, codes, panel, rows, row, nullptr, output);
     }
   }
   for (; row + 4 <= rows.num_rows; row += 4) {
-    multiply_block<kBits, 4, kPanels>(layer, panel, rows, row, output);
+    multiply_block<kBits, false, 4, kPanels>(layer, codes, panel, rows, row, nullptr, output);
   }
   switch (rows.num_rows - row) {
     case 3:
-      multiply_block<kBits, 3, kPanels>(layer, panel, rows, row, output);
+      multiply_block<kBits, false, 3, kPanels>(layer, codes, panel, rows, row, nullptr, output);
       break;
     case 2:
-      multiply_block<kBits, 2, kPanels>(layer, panel, rows, row, output);
+      multiply_block<kBits, false, 2, kPanels>(layer, codes, panel, rows, row, nullptr, output);
       break;
     case 1:
-      multiply_block<kBits, 1, kPanels>(layer, panel, rows, row, output);
+      multiply_block<kBits, false, 1, kPanels>(layer, codes, panel, rows, row, nullptr, output);
       break;
   }
+}
+
+// All rows times kPanels panels. What the first rows widen from bfloat16 serves the others as it is.
+template <int kBits, int kPanels>
+inline void multiply_all_rows(const Linear& layer, int64_t panel, const InputRows& rows, Output output) {
+  const uint8_t* codes = layer.code_data + panel * 2 * kBits * layer.in_features;
+  if constexpr (kBits == 16) {
+    constexpr int kFirst = kRowsOfSums<kPanels>;
+    if (rows.num_rows > kFirst) {
+      static thread_local std::vector<float> widened;
+      widened.resize(std::max<int64_t>(widened.size(), kPanels * kLanes * layer.in_features));
+      multiply_block<16, true, kFirst, kPanels>(layer, codes, panel, rows, 0, widened.data(), output);
+      const uint8_t* floats = reinterpret_cast<const uint8_t*>(widened.data());
+      multiply_rows<32, kPanels>(layer, floats, panel, rows, kFirst, output);
+      return;
+    }
+  }
+  multiply_rows<kBits, kPanels>(layer, codes, panel, rows, 0, output);
 }
 
 template <int kBits, int kPanels>
@@ -261,11 +287,11 @@ void multiply_panels(const Linear& layer, const InputRows& rows, Output output) 
   for (int64_t i = 0; i < (layer.num_panels + kPanels - 1) / kPanels; i++) {
     const int64_t first = kPanels * i;
     if (first + kPanels <= layer.num_panels) {
-      multiply_rows<kBits, kPanels>(layer, first, rows, output);
+      multiply_all_rows<kBits, kPanels>(layer, first, rows, output);
       continue;
     }
     for (int64_t panel = first; panel < layer.num_panels; panel++) {
-      multiply_rows<kBits, 1>(layer, panel, rows, output);
+      multiply_all_rows<kBits, 1>(layer, panel, rows, output);
     }
   }
 }

@@ -34,9 +34,10 @@ def usable_variants(model:nn.Module, # a Captioner
                    )->list[str]:     # of `variants`, float32 first
     "Return the precisions that lose at most a CIDEr point by what was measured, and whose kernels are built."
     measured = _measured(model)
-    kept = [name for name in variants() if measured.get(name, -1.) >= -TOLERANCE]
-    if model.device.type != 'cpu': return [name for name in kept if name in ('float32', 'bfloat16')]
-    return kept if kernels_built() else [name for name in kept if name in PLAIN]
+    on_cpu = model.device.type == 'cpu'
+    names = variants() if on_cpu else ('float32', 'bfloat16')
+    kept = [name for name in names if measured.get(name, -1.) >= -TOLERANCE]
+    return kept if not on_cpu or kernels_built() else [name for name in kept if name in PLAIN]
 
 # %% ../../nbs/inference/11_auto_precision.ipynb #a0c10013
 WORDS = 10 # tokens of a caption of the probe, about those of a real one

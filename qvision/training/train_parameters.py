@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..config import Phase, Preset, get_preset
+from ..layers.backbones import emulates_bfloat16
 from ..model.captioner import Captioner
 from .trainer import resumable_arguments
 
@@ -129,9 +130,8 @@ def images_per_process(phase:Phase)->int:
 
 def is_emulated(precision:str # of a phase
                )->bool:
-    "Return whether this machine only emulates a precision: bfloat16 without a GPU or AVX-512, on one thread."
-    if precision != 'bf16' or torch.cuda.is_available(): return False
-    return not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    "Return whether this machine only emulates a precision: bfloat16, where neither GPU nor processor has it."
+    return precision == 'bf16' and not torch.cuda.is_available() and emulates_bfloat16()
 
 def training_arguments(phase:Phase,
                        folder,                  # checkpoints go here
