@@ -22,7 +22,7 @@ from .timing import DTYPES, interleaved, summary
 from ..evaluation.metrics import score_rounds
 from ..evaluation.statistics import paired_difference
 from ..inference.greedy import greedy_decode
-from ..inference.precision import blank, variant, variants
+from ..inference.precision import PLAIN, blank, variant, variants
 from ..inference.speculative import ROWS, NgramDrafter, speculative_decode
 from ..model.captioner import Captioner
 
@@ -208,7 +208,7 @@ def speed_rows(ratios:dict,     # of `speed_ratios`
     rows = {}
     for system, best in ratios.items():
         row = dict(parameters=f'{parameters[system]/1e6:,.0f} M')
-        for name in variants():
+        for name in dict.fromkeys((*PLAIN, *variants())): # a peer may run in what qvision leaves to its kernels
             if (system, name) in seconds: row[name] = f'{seconds[system, name]["median"]:.2f}'
         rows[system] = row | dict(fastest=f'{best["seconds"]:.2f} s', ratio=f'{best["times_qvision"]:.1f}',
                                   ratio_to_drafted=f'{best["times_drafted"]:.1f}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'EQUAL_TERMS', 'published_rows', 'photograph_evaluations', 'recipe_of', 'points', 'equal_terms',
            'contender_of', 'gap_in_points', 'peer_rows', 'peers_side_by_side', 'seconds_at', 'seconds_cell',
-           'best_cell', 'processor_row', 'processor_rows', 'seconds_of_form', 'named_in_gallery']
+           'best_cell', 'processor_row', 'processor_rows', 'effects_of_fastest', 'seconds_of_form', 'named_in_gallery']
 
 # %% ../../nbs/runs/11_results.ipynb #0ecca281
 from ..config import get_preset
@@ -118,6 +118,16 @@ def processor_rows(m:dict # metrics of a benchmark
     "Return `processor_row` of each system, the fastest first, and how many times as long as qvision it takes."
     order = sorted(m['fastest'].items(), key=lambda item: item[1]['seconds'])
     return [[*processor_row(m, name), f'{fastest["times_qvision"]:.1f}'] for name, fastest in order]
+
+# %% ../../nbs/runs/11_results.ipynb #3042fbe9
+def effects_of_fastest(m:dict # metrics of a benchmark
+                      )->tuple: # form, its change of CIDEr in words, tokens per pass with drafts, times by sharing
+    "Return what qvision's fastest form does to CIDEr, and what drafts and shared prefixes gain."
+    form = m['fastest']['qvision']['precision']
+    lost = m['quality'][form]
+    low, high = lost['interval']
+    return (form, f'{lost["difference"]:+.3f} [{low:+.3f}, {high:+.3f}]', m['drafts']['rows']['4']['tokens_a_pass'],
+            m['sharing']['full_size']['times'])
 
 # %% ../../nbs/runs/11_results.ipynb #dc5158a5
 def seconds_of_form(rows:list, # of a part of a run of benchmark_gpu
