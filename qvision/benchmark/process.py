@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..inference.quantize import return_memory
+from ..memory import return_memory
 
 # %% ../../nbs/benchmark/02_process.ipynb #76b80077
 def peak_memory()->int: # bytes

@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager
 
 from .app import errors
+from ..memory import keep_memory
 
 # %% ../../nbs/commands/05_models.ipynb #02edbb7e
 SHIPPED = 'package:captioner' # for photographs; package:captioner-drawings ships too
@@ -114,6 +115,7 @@ def load(chosen:str,               # folder or hub id
     "Load a captioner in a precision onto a device."
     place = _device(device, precision)
     quiet_libraries()
+    keep_memory() # else half of the time of many pictures goes into pages of memory
     from qvision.model.captioner import Captioner
     if precision == 'float32' and not compiled: return Captioner.from_pretrained(chosen).to(place)
     if precision == 'auto': return _load_fastest(chosen, compiled, place, tell)
